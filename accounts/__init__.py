@@ -1,0 +1,1 @@
+"""Who uses the gateway: people, accounts (the tenants) and what a member's role may do."""

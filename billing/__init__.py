@@ -1,0 +1,1 @@
+"""Money: wallets, holds, settlement, the ledger, plans and their quotas, and the reports on them."""

@@ -1,0 +1,7 @@
+"""The tables of money and of what it was spent on."""
+
+from billing.models.plans import Plan, PlanAssignment
+from billing.models.usage import UsageRecord
+from billing.models.wallet import CreditGrant, Hold, HoldOwner, SpendWindow, Transfer, Wallet
+
+__all__ = ["CreditGrant", "Hold", "HoldOwner", "Plan", "PlanAssignment", "SpendWindow", "Transfer", "UsageRecord", "Wallet"]

@@ -1,0 +1,65 @@
+-- Grows the holds of streams ahead of what they deliver, and notes what was delivered so far (what is charged if the owner dies).
+--
+-- `amount` is the new total wanted; the hold gets as much of it as is free in the wallet and left of the key's budget. Answers the new total,
+-- or -1 where the hold is gone (swept: its owner was believed dead). Also refuses growth to a key or wallet that was stopped meanwhile.
+
+CREATE OR REPLACE FUNCTION billing_grow(requests jsonb)
+RETURNS TABLE (ord bigint, granted bigint)
+LANGUAGE plpgsql
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+DECLARE
+    r record;
+    walked bigint;
+    free bigint := 0;
+    more bigint := 0;
+    extra bigint;
+    left_of_budget bigint;
+BEGIN
+    PERFORM 1 FROM billing_wallet w
+        WHERE w.account_id IN (SELECT (x ->> 'account')::bigint FROM jsonb_array_elements(requests) x) ORDER BY w.id FOR UPDATE;
+    FOR r IN
+        SELECT x.*, w.id AS wallet, w.status AS wallet_status, w.balance - w.held AS wallet_free, h.amount AS has, h.key_window,
+            k.budget_nano, k.revoked_at, k.is_disabled
+        FROM ROWS FROM (jsonb_to_recordset(requests) AS (id uuid, account bigint, amount bigint, accrued bigint, input_tokens bigint,
+                output_tokens bigint))
+            WITH ORDINALITY AS x (id, account, amount, accrued, input_tokens, output_tokens, n)
+        LEFT JOIN billing_wallet w ON w.account_id = x.account
+        LEFT JOIN billing_hold h ON h.request_id = x.id AND h.wallet_id = w.id
+        LEFT JOIN keys_apikey k ON k.id = h.key_id
+        ORDER BY w.id, x.n
+    LOOP
+        IF walked IS DISTINCT FROM r.wallet THEN
+            IF more > 0 THEN
+                UPDATE billing_wallet SET held = held + more WHERE id = walked;
+            END IF;
+            walked := r.wallet;
+            free := r.wallet_free;
+            more := 0;
+        END IF;
+        ord := r.n;
+        IF r.has IS NULL THEN
+            granted := -1; RETURN NEXT; CONTINUE;
+        END IF;
+        extra := GREATEST(0, LEAST(r.amount - r.has, free));
+        IF r.wallet_status <> 'active' OR r.revoked_at IS NOT NULL OR r.is_disabled THEN
+            extra := 0;
+        END IF;
+        IF extra > 0 AND r.key_window IS NOT NULL AND r.budget_nano IS NOT NULL THEN
+            SELECT r.budget_nano - s.spent - s.held INTO left_of_budget FROM billing_spendwindow s WHERE s.id = r.key_window;
+            extra := GREATEST(0, LEAST(extra, left_of_budget));
+        END IF;
+        UPDATE billing_hold h
+            SET amount = h.amount + extra, accrued = GREATEST(h.accrued, r.accrued), input_tokens = GREATEST(h.input_tokens, r.input_tokens),
+                output_tokens = GREATEST(h.output_tokens, r.output_tokens), free_after = CASE WHEN extra > 0 THEN free - extra ELSE h.free_after END
+            WHERE h.request_id = r.id;
+        IF extra > 0 AND r.key_window IS NOT NULL THEN
+            UPDATE billing_spendwindow SET held = held + extra WHERE id = r.key_window;
+        END IF;
+        free := free - extra;
+        more := more + extra;
+        granted := r.has + extra; RETURN NEXT;
+    END LOOP;
+    IF more > 0 THEN
+        UPDATE billing_wallet SET held = held + more WHERE id = walked;
+    END IF;
+END $$;

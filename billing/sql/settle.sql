@@ -1,0 +1,212 @@
+-- Settles a batch of finished requests in one transaction: usage records in, holds out, wallets charged, one transfer per wallet.
+--
+-- A request that has a usage record already is charged nothing again. charge = min(cost, hold + what is free now); the rest is written off by
+-- the operator. A record marked `release` only gives its hold back (nothing was sent). A record whose hold was swept meanwhile is real all the
+-- same: it is booked with the rule `overrun`, still never below zero.
+
+CREATE OR REPLACE FUNCTION billing_book_wallet(wallet bigint, batch uuid, charged bigint, released bigint, lost bigint, moment timestamptz)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    after record;
+    owed bigint := charged;
+    g record;
+BEGIN
+    UPDATE billing_wallet SET debits = debits + charged, held = held - released, version = version + (charged > 0)::int
+        WHERE id = wallet RETURNING balance, version INTO after;
+    IF charged > 0 THEN
+        INSERT INTO billing_transfer (id, kind, wallet_id, debit_account, credit_account, amount, source_type, source_id, wallet_version,
+                balance_after, actor, note, created_at)
+            VALUES (billing_transfer_id('usage', batch, wallet), 'usage', wallet, 'wallet:' || wallet, 'revenue', charged, 'batch',
+                batch || ':' || wallet, after.version, after.balance, '', '', moment);
+        FOR g IN SELECT id, remaining FROM billing_creditgrant WHERE wallet_id = wallet AND remaining > 0
+            ORDER BY priority, expires_at, id LOOP
+            UPDATE billing_creditgrant SET remaining = remaining - LEAST(owed, g.remaining) WHERE id = g.id;
+            owed := owed - LEAST(owed, g.remaining);
+            EXIT WHEN owed = 0;
+        END LOOP;
+    END IF;
+    IF lost > 0 THEN
+        INSERT INTO billing_transfer (id, kind, wallet_id, debit_account, credit_account, amount, source_type, source_id, actor, note, created_at)
+            VALUES (billing_transfer_id('writeoff', batch, wallet), 'writeoff', wallet, 'writeoff', 'revenue', lost, 'batch',
+                batch || ':' || wallet, '', '', moment);
+    END IF;
+END $$;
+
+CREATE OR REPLACE FUNCTION billing_transfer_id(kind text, batch uuid, wallet bigint) RETURNS uuid LANGUAGE sql IMMUTABLE AS $$
+    SELECT md5(kind || '|' || batch || '|' || wallet)::uuid
+$$;
+
+CREATE OR REPLACE FUNCTION billing_settle(records jsonb, batch uuid, moment timestamptz)
+RETURNS TABLE (ord bigint, outcome text, charged bigint, written_off bigint)
+LANGUAGE plpgsql
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+DECLARE
+    r record;
+    walked bigint;              -- the wallet being walked, and what this batch does to it
+    free bigint := 0;
+    sum_charged bigint := 0;
+    sum_released bigint := 0;
+    sum_lost bigint := 0;
+    released uuid[] := '{}';    -- holds to delete
+    booked uuid[] := '{}';      -- usage records written
+    extra bigint;
+BEGIN
+    PERFORM 1 FROM billing_wallet w
+        WHERE w.account_id IN (SELECT (x ->> 'account')::bigint FROM jsonb_array_elements(records) x) ORDER BY w.id FOR UPDATE;
+    FOR r IN
+        SELECT x.*, w.id AS wallet, w.balance - w.held AS wallet_free, w.version AS wallet_version, h.amount AS hold_amount,
+            u.request_id AS known, u.status AS known_status, u.cost AS known_cost
+        FROM ROWS FROM (jsonb_to_recordset(records) AS (id uuid, account bigint, key bigint, release boolean, swept boolean, model text,
+                provider text, upstream_model text, endpoint text, format text, streamed boolean, price bigint, input_tokens bigint,
+                cached_input_tokens bigint, cache_write_tokens bigint, cache_write_1h_tokens bigint, audio_input_tokens bigint,
+                output_tokens bigint, reasoning_tokens bigint, audio_output_tokens bigint, images bigint, cost bigint, upstream_cost bigint,
+                reported_cost bigint, usage_source text, status text, rule text, finish_reason text, error_code text, status_code smallint,
+                attempts jsonb, flags jsonb, user_tag text, latency_ms integer, first_token_ms integer, started timestamptz, ended timestamptz,
+                list_cost bigint))
+            WITH ORDINALITY AS x (id, account, key, release, swept, model, provider, upstream_model, endpoint, format, streamed, price,
+                input_tokens, cached_input_tokens, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, output_tokens,
+                reasoning_tokens, audio_output_tokens, images, cost, upstream_cost, reported_cost, usage_source, status, rule, finish_reason,
+                error_code, status_code, attempts, flags, user_tag, latency_ms, first_token_ms, started, ended, list_cost, n)
+        LEFT JOIN billing_wallet w ON w.account_id = x.account
+        LEFT JOIN billing_hold h ON h.request_id = x.id
+        LEFT JOIN billing_usagerecord u ON u.request_id = x.id
+        ORDER BY w.id, x.n
+    LOOP
+        IF walked IS DISTINCT FROM r.wallet THEN
+            IF walked IS NOT NULL AND (sum_charged > 0 OR sum_released > 0 OR sum_lost > 0) THEN
+                PERFORM billing_book_wallet(walked, batch, sum_charged, sum_released, sum_lost, moment);
+            END IF;
+            walked := r.wallet;
+            free := r.wallet_free;
+            sum_charged := 0;
+            sum_released := 0;
+            sum_lost := 0;
+        END IF;
+        ord := r.n;
+        charged := 0;
+        written_off := 0;
+
+        IF r.wallet IS NULL THEN
+            outcome := 'no_wallet'; RETURN NEXT; CONTINUE;
+        END IF;
+        IF r.id = ANY (booked) OR r.id = ANY (released) OR (r.swept AND r.hold_amount IS NULL) THEN
+            outcome := 'duplicate'; RETURN NEXT; CONTINUE;
+        END IF;
+        IF r.known IS NOT NULL THEN
+            IF r.known_status = 'swept' AND NOT COALESCE(r.swept, false) AND NOT COALESCE(r.release, false) THEN
+                -- The owner was believed dead and came back with the true figures: book the difference, upwards only.
+                extra := GREATEST(0, LEAST(r.cost - r.known_cost, free));
+                UPDATE billing_spendwindow s
+                    SET spent = s.spent + extra,
+                        input_tokens = s.input_tokens - u.input_tokens + r.input_tokens + r.cached_input_tokens + r.cache_write_tokens
+                            + r.cache_write_1h_tokens + r.audio_input_tokens,
+                        output_tokens = s.output_tokens - u.output_tokens + r.output_tokens + r.reasoning_tokens + r.audio_output_tokens
+                    FROM billing_usagerecord u  -- a swept record counts only in these two buckets
+                    WHERE u.request_id = r.id AND s.window_start <= u.started_at AND s.window_end > u.started_at
+                        AND ((s.subject_kind = 'account' AND s.subject_id = r.account) OR (s.subject_kind = 'key' AND s.subject_id = r.key));
+                UPDATE billing_usagerecord SET status = r.status, rule = 'overrun', usage_source = r.usage_source, cost = cost + extra,
+                        overrun_cost = overrun_cost + extra, list_cost = GREATEST(r.list_cost, cost + extra), upstream_cost = r.upstream_cost,
+                        reported_cost = r.reported_cost, finish_reason = r.finish_reason, error_code = r.error_code,
+                        status_code = r.status_code, attempts = r.attempts, ended_at = r.ended, input_tokens = r.input_tokens,
+                        cached_input_tokens = r.cached_input_tokens, cache_write_tokens = r.cache_write_tokens,
+                        cache_write_1h_tokens = r.cache_write_1h_tokens, audio_input_tokens = r.audio_input_tokens,
+                        output_tokens = r.output_tokens, reasoning_tokens = r.reasoning_tokens,
+                        audio_output_tokens = r.audio_output_tokens, images = r.images
+                    WHERE request_id = r.id;
+                IF extra > 0 THEN
+                    PERFORM billing_book_overrun(walked, r.id, extra, moment);
+                    free := free - extra;
+                END IF;
+                outcome := 'overrun'; charged := extra; RETURN NEXT; CONTINUE;
+            END IF;
+            outcome := 'duplicate'; RETURN NEXT; CONTINUE;
+        END IF;
+        IF r.hold_amount IS NOT NULL THEN
+            released := released || r.id;
+            sum_released := sum_released + r.hold_amount;
+            free := free + r.hold_amount;
+        END IF;
+        IF r.release THEN
+            outcome := 'released'; RETURN NEXT; CONTINUE;
+        END IF;
+
+        charged := GREATEST(0, LEAST(r.cost, free));
+        written_off := r.cost - charged;
+        free := free - charged;
+        sum_charged := sum_charged + charged;
+        sum_lost := sum_lost + written_off;
+        booked := booked || r.id;
+        INSERT INTO billing_usagerecord (request_id, account_id, wallet_id, key_id, model, provider, upstream_model, endpoint, format, streamed,
+                price_id, input_tokens, cached_input_tokens, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, output_tokens,
+                reasoning_tokens, audio_output_tokens, images, cost, list_cost, overrun_cost, upstream_cost, reported_cost, hold_amount,
+                usage_source, status, rule, finish_reason, error_code, status_code, attempts, flags, user_tag, latency_ms, first_token_ms,
+                transfer_id, started_at, ended_at)
+            VALUES (r.id, r.account, r.wallet, r.key, r.model, r.provider, r.upstream_model, r.endpoint, r.format, r.streamed,
+                r.price, r.input_tokens, r.cached_input_tokens, r.cache_write_tokens, r.cache_write_1h_tokens, r.audio_input_tokens,
+                r.output_tokens, r.reasoning_tokens, r.audio_output_tokens, r.images, charged, r.list_cost, 0, r.upstream_cost,
+                r.reported_cost, COALESCE(r.hold_amount, 0), r.usage_source, r.status,
+                CASE WHEN r.hold_amount IS NULL THEN 'overrun' ELSE r.rule END, r.finish_reason, r.error_code, r.status_code, r.attempts,
+                r.flags, r.user_tag, r.latency_ms, r.first_token_ms,
+                CASE WHEN charged > 0 THEN billing_transfer_id('usage', batch, r.wallet) END, r.started, r.ended);
+        outcome := 'settled'; RETURN NEXT;
+    END LOOP;
+    IF walked IS NOT NULL AND (sum_charged > 0 OR sum_released > 0 OR sum_lost > 0) THEN
+        PERFORM billing_book_wallet(walked, batch, sum_charged, sum_released, sum_lost, moment);
+    END IF;
+
+    IF released <> '{}' THEN
+        WITH gone AS (
+            DELETE FROM billing_hold h WHERE h.request_id = ANY (released)
+            RETURNING h.key_window, h.quota_window, h.amount, h.quota_input_tokens, h.quota_output_tokens
+        ), freed AS (
+            SELECT part.id, SUM(part.money) AS money, SUM(part.tokens_in) AS tokens_in, SUM(part.tokens_out) AS tokens_out FROM (
+                SELECT key_window AS id, amount AS money, 0 AS tokens_in, 0 AS tokens_out FROM gone WHERE key_window IS NOT NULL
+                UNION ALL
+                SELECT quota_window, 0, quota_input_tokens, quota_output_tokens FROM gone WHERE quota_window IS NOT NULL) part
+            GROUP BY part.id
+        )
+        UPDATE billing_spendwindow s SET held = s.held - freed.money, held_input_tokens = s.held_input_tokens - freed.tokens_in,
+                held_output_tokens = s.held_output_tokens - freed.tokens_out
+            FROM freed WHERE s.id = freed.id;
+    END IF;
+    IF booked <> '{}' THEN
+        WITH used AS (
+            SELECT u.account_id, u.key_id, u.started_at, u.cost,
+                u.input_tokens + u.cached_input_tokens + u.cache_write_tokens + u.cache_write_1h_tokens + u.audio_input_tokens AS tokens_in,
+                u.output_tokens + u.reasoning_tokens + u.audio_output_tokens AS tokens_out
+            FROM billing_usagerecord u WHERE u.request_id = ANY (booked)
+        ), counted AS (
+            SELECT hit.id, SUM(hit.cost) AS cost, SUM(hit.tokens_in) AS tokens_in, SUM(hit.tokens_out) AS tokens_out, COUNT(*) AS requests FROM (
+                SELECT s.id, used.cost, used.tokens_in, used.tokens_out FROM used JOIN billing_spendwindow s
+                    ON s.subject_kind = 'account' AND s.subject_id = used.account_id
+                    AND s.window_start <= used.started_at AND s.window_end > used.started_at
+                UNION ALL
+                SELECT s.id, used.cost, used.tokens_in, used.tokens_out FROM used JOIN billing_spendwindow s
+                    ON s.subject_kind = 'key' AND s.subject_id = used.key_id
+                    AND s.window_start <= used.started_at AND s.window_end > used.started_at) hit
+            GROUP BY hit.id
+        )
+        UPDATE billing_spendwindow s SET spent = s.spent + counted.cost, input_tokens = s.input_tokens + counted.tokens_in,
+                output_tokens = s.output_tokens + counted.tokens_out, requests = s.requests + counted.requests
+            FROM counted WHERE s.id = counted.id;
+    END IF;
+END $$;
+
+CREATE OR REPLACE FUNCTION billing_book_overrun(wallet bigint, request uuid, extra bigint, moment timestamptz)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    after record;
+    owed bigint := extra;
+    g record;
+BEGIN
+    UPDATE billing_wallet SET debits = debits + extra, version = version + 1 WHERE id = wallet RETURNING balance, version INTO after;
+    INSERT INTO billing_transfer (id, kind, wallet_id, debit_account, credit_account, amount, source_type, source_id, wallet_version,
+            balance_after, actor, note, created_at)
+        VALUES (md5('overrun|' || request)::uuid, 'overrun', wallet, 'wallet:' || wallet, 'revenue', extra, 'request', request::text,
+            after.version, after.balance, '', '', moment);
+    FOR g IN SELECT id, remaining FROM billing_creditgrant WHERE wallet_id = wallet AND remaining > 0 ORDER BY priority, expires_at, id LOOP
+        UPDATE billing_creditgrant SET remaining = remaining - LEAST(owed, g.remaining) WHERE id = g.id;
+        owed := owed - LEAST(owed, g.remaining);
+        EXIT WHEN owed = 0;
+    END LOOP;
+END $$;

@@ -1,0 +1,17 @@
+"""`python -m gateway_site.embedded run`: what `make run` calls."""
+
+import sys
+
+from gateway_site.embedded.supervisor import Supervisor
+
+
+def main(arguments: list[str]) -> int:
+    """Run the supervisor; return the exit status."""
+    if arguments != ["run"]:
+        sys.stderr.write("usage: python -m gateway_site.embedded run\n")
+        return 2
+    return Supervisor().run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""The data plane: one call from the client to a provider and back, governed and metered on the way."""

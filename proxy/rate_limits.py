@@ -1,0 +1,482 @@
+"""Rate limits: requests and tokens a minute and requests at once, for several subjects in one step, in Valkey or beside it.
+
+A minute is sixty one-second slots: what was counted in a second leaves exactly 60 s after that second began. Nobody is refused for
+something older than a minute, the window is never shorter than 59 s, and the moment there is room again is known, so `Retry-After` is
+a promise and not a guess. Requests are counted when admitted, tokens when the answer is finished, concurrency is a set of request ids
+that expire by themselves. A request is admitted by all its subjects or by none; a refused one is counted nowhere.
+
+`rate_limits.lua` does this for all waiting requests of one account in one call; the calls of different accounts share a round trip. The
+script reads the server's clock, not ours: all gateway hosts then agree on which second it is, however far their own clocks are apart.
+
+When Valkey fails, stalls or drags, `LocalBuckets` counts the same way in this process, with each limit divided by the number of
+processes, until a probe finds Valkey well again. Callers never see a Valkey error. Limits are protection, not money: an outage may
+let a client start its minute anew, and nothing else.
+"""
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import orjson
+from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from gateway_site.batches import Batcher
+
+logger = logging.getLogger(__name__)
+
+CALL_SECONDS: Final = 0.25  # one round trip may take this long, connecting included
+SLOW_SECONDS: Final = 0.05  # a call longer than this is slow,
+SLOW_CALLS: Final = 5  # so many slow ones in a row open the breaker,
+SLOW_PAUSE_SECONDS: Final = 3.0  # for this long before the first probe
+PROBE_SECONDS: Final = 1.0
+BATCH_LIMIT: Final = 256
+UNDELIVERED_LIMIT: Final = 50_000  # releases remembered during an outage; what is forgotten expires by itself
+
+WINDOW_SECONDS: Final = 60
+REQUESTS: Final = 1
+TOKENS: Final = 2
+CONCURRENCY: Final = 3
+CONCURRENCY_WAIT_MS: Final = 1000
+
+SCRIPT: Final = Path(__file__).with_name("rate_limits.lua").read_bytes()
+SCRIPT_SHA: Final = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest().encode()
+
+Kind = Literal["requests", "tokens", "concurrency"]
+KINDS: Final[dict[int, Kind]] = {REQUESTS: "requests", TOKENS: "tokens", CONCURRENCY: "concurrency"}
+
+Check = tuple[int, str, int, str]
+"""Kind, Valkey key, limit, subject."""
+Answer = Sequence[int]
+"""Refusing check (0 = admitted), ms to wait, then check, remaining, ms to reset for requests and for tokens. Empty for a finish."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What one subject (`key:17`, `account:5`) may do: requests and tokens a minute, requests at once. None is unlimited."""
+
+    subject: str
+    rpm: int | None = None
+    tpm: int | None = None
+    concurrency: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the rate-limit headers show, of the subject with the least left; None where nothing is limited.
+
+    The resets are seconds until the whole limit is free again, should nothing more be sent.
+    """
+
+    limit_requests: int | None = None
+    remaining_requests: int | None = None
+    reset_requests_seconds: float | None = None
+    limit_tokens: int | None = None
+    remaining_tokens: int | None = None
+    reset_tokens_seconds: float | None = None
+
+
+NOTHING_LIMITED: Final = Reading()
+
+
+class RateLimited(Exception):
+    """A limit is reached. After `retry_after_seconds` there is room again in every limit that refused (a guess for concurrency)."""
+
+    def __init__(self, *, kind: Kind, subject: str, limit: int, retry_after_seconds: float, reading: Reading) -> None:
+        super().__init__(f"{subject} has reached its limit of {limit} ({kind})")
+        self.kind = kind
+        self.subject = subject
+        self.limit = limit
+        self.retry_after_seconds = retry_after_seconds
+        self.reading = reading
+
+
+def connect(url: str) -> Redis:
+    """Make a client of the Valkey at `url` (`redis://`, `rediss://`, `unix://`) that fails fast and never tries again by itself.
+
+    redis-py's own defaults are ten retries and five seconds, which is 4 s a command while the server is down.
+    """
+    return Redis.from_url(
+        url, retry=Retry(NoBackoff(), 0), socket_timeout=CALL_SECONDS, socket_connect_timeout=CALL_SECONDS, decode_responses=False
+    )
+
+
+class RateLimiter:
+    """Admit and finish requests within their limits, for one process of `processes` that share them.
+
+    `client` None means no Valkey: the local buckets serve, for good. `server_time` False lets the given times rule in Valkey too, which
+    makes a test independent of the clock. `clock` is unix seconds, `stopwatch` monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        client: Redis | None,
+        *,
+        processes: int = 1,
+        server_time: bool = True,
+        clock: Callable[[], float] = time.time,
+        stopwatch: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._processes = processes
+        self._server_time = server_time
+        self._clock = clock
+        self._stopwatch = stopwatch
+        self._local = LocalBuckets(processes)
+        self._batcher: Batcher[_Operation, Answer] = Batcher(self._send, limit=BATCH_LIMIT)
+        self._connection: AbstractConnection | None = None
+        self._open = client is None
+        self._slow_calls = 0
+        self._probe: asyncio.Task[None] | None = None
+        self._undelivered: deque[_Operation] = deque(maxlen=UNDELIVERED_LIMIT)
+
+    @property
+    def degraded(self) -> bool:
+        """Whether the local buckets serve instead of Valkey."""
+        return self._open
+
+    async def admit(self, *, account: int, request_id: str, limits: Sequence[Limit], now: float, max_seconds: int) -> Reading:
+        """Count a request in all `limits` of `account`, or in none, and say what is left.
+
+        `now` is unix seconds, used while Valkey is away; `max_seconds` is when a concurrency slot that nobody released comes back. Every
+        admitted request must be finished with the same limits. Requests of one account are judged in the order of their calls.
+
+        Raises: RateLimited.
+        """
+        checks = _checks(account, limits)
+        if not checks:
+            return NOTHING_LIMITED
+        operation = _Operation(account, request_id, max_seconds, checks, int(now * 1000))
+        if self._open:
+            answer = self._local.serve(operation)
+        else:
+            try:
+                answer = await self._batcher.submit(operation)
+            except asyncio.CancelledError:
+                # The question is on its way and may be answered with a yes that nobody will finish.
+                self.finish(account=account, request_id=request_id, limits=limits, tokens=0)
+                raise
+        return _conclude(answer, checks)
+
+    def finish(self, *, account: int, request_id: str, limits: Sequence[Limit], tokens: int) -> None:
+        """Give back the concurrency slots of a request and count its `tokens`. Returns at once; a failure is nobody's concern."""
+        checks = [
+            check for check in _checks(account, limits) if check[0] == CONCURRENCY or (check[0] == TOKENS and tokens > 0)
+        ]  # requests were counted when they came
+        if not checks:
+            return
+        operation = _Operation(account, request_id, -max(tokens, 0) - 1, checks, int(self._clock() * 1000))
+        if self._open:
+            self._serve_locally(operation)
+        else:
+            self._batcher.submit(operation)
+
+    async def idle(self) -> None:
+        """Return when everything handed in has been sent."""
+        await self._batcher.idle()
+
+    async def close(self) -> None:
+        """Send what is waiting and let go of the connection. The client stays open: it is its maker's."""
+        await self._batcher.idle()
+        self._open = True
+        if self._probe is not None:
+            self._probe.cancel()
+            await asyncio.gather(self._probe, return_exceptions=True)
+        await self._disconnect()
+
+    async def _send(self, operations: Sequence["_Operation"]) -> Sequence[Answer]:
+        """Answer a batch from Valkey, or from the local buckets if it does not answer in time. Never raises."""
+        if self._open:
+            return [self._serve_locally(operation) for operation in operations]
+        started = self._stopwatch()
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                answers = await self._call(operations)
+        except Exception as error:
+            # A stalled server is left alone for a moment; a connection that broke may be good again at once (a restart, an idle cut).
+            await self._open_breaker(repr(error), pause=PROBE_SECONDS if isinstance(error, TimeoutError | RedisTimeoutError) else 0.0)
+            return [self._serve_locally(operation, in_doubt=True) for operation in operations]
+        if self._stopwatch() - started <= SLOW_SECONDS:
+            self._slow_calls = 0
+        else:
+            self._slow_calls += 1
+            if self._slow_calls >= SLOW_CALLS:
+                await self._open_breaker(f"{SLOW_CALLS} slow calls in a row", pause=SLOW_PAUSE_SECONDS)
+        return answers
+
+    async def _call(self, operations: Sequence["_Operation"]) -> Sequence[Answer]:
+        """Run the script once for each account of the batch, in one round trip, and give the answers in the order of the batch.
+
+        Raises: RedisError, OSError.
+        """
+        groups: dict[int, list[_Operation]] = {}
+        for operation in operations:
+            group = groups.get(operation.account)
+            if group is None:
+                groups[operation.account] = [operation]
+            else:
+                group.append(operation)
+        commands = [self._command(group) for group in groups.values()]
+        replies = await self._exchange(commands)
+        unknown = [index for index, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if unknown:
+            loaded = await self._exchange([_pack((b"SCRIPT", b"LOAD", SCRIPT)), *(commands[index] for index in unknown)])
+            for index, reply in zip(unknown, loaded[1:], strict=True):
+                replies[index] = reply
+        answers: dict[int, Iterator[Answer]] = {}
+        for account, reply in zip(groups, replies, strict=True):
+            if isinstance(reply, Exception):
+                raise reply
+            answers[account] = iter([reply[start : start + 8] for start in range(0, len(reply), 8)])
+        return [() if operation.seconds < 0 else next(answers[operation.account]) for operation in operations]
+
+    def _command(self, group: Sequence["_Operation"]) -> bytes:
+        keys: dict[str, int] = {}
+        listed = []
+        for operation in group:
+            row: list[str | int] = [operation.request_id, operation.seconds]
+            for kind, key, limit, _ in operation.checks:
+                row += (kind, keys.setdefault(key, len(keys) + 1), limit)
+            listed.append(row)
+        moment = b"" if self._server_time else b"%d" % max(operation.now_ms for operation in group)
+        return _pack((b"EVALSHA", SCRIPT_SHA, b"%d" % len(keys), *(key.encode() for key in keys), orjson.dumps(listed), moment))
+
+    async def _exchange(self, commands: Sequence[bytes]) -> list[Any]:
+        """Write the commands, read one reply each; a reply may be a ResponseError.
+
+        On a connection of our own and without redis-py's timers: its pipeline costs more than everything else here, and the one
+        timeout around the call already bounds it.
+        """
+        if self._connection is None:
+            if self._client is None:
+                raise RuntimeError("there is no Valkey to call")
+            pool = self._client.connection_pool
+            self._connection = pool.connection_class(**{**pool.connection_kwargs, "socket_timeout": None, "health_check_interval": 0})
+        connection = self._connection
+        await connection.send_packed_command(b"".join(commands), check_health=False)
+        replies: list[Any] = []
+        for _ in commands:
+            try:
+                replies.append(await connection.read_response())
+            except ResponseError as error:
+                replies.append(error)
+        return replies
+
+    def _serve_locally(self, operation: "_Operation", *, in_doubt: bool = False) -> Answer:
+        """Answer from this process's buckets, and remember the concurrency slots that Valkey may hold for this request."""
+        answer = self._local.serve(operation)
+        ended = operation.seconds < 0 or (in_doubt and answer[0] != 0)
+        if ended and self._client is not None:
+            slots = [check for check in operation.checks if check[0] == CONCURRENCY]
+            if slots:
+                self._undelivered.append(_Operation(operation.account, operation.request_id, -1, slots, operation.now_ms))
+        return answer
+
+    async def _open_breaker(self, reason: str, *, pause: float) -> None:
+        self._open = True
+        self._slow_calls = 0
+        logger.warning("rate limits are served by this process alone: %s", reason)
+        await self._disconnect()
+        self._probe = asyncio.get_running_loop().create_task(self._watch(pause))
+
+    async def _watch(self, pause: float) -> None:
+        """Ask Valkey to admit a request of nobody until it does so quickly; then give the limits back to it."""
+        nobody = Limit("probe", rpm=1_000_000)
+        while True:
+            await asyncio.sleep(pause)
+            pause = PROBE_SECONDS
+            started = self._stopwatch()
+            try:
+                async with asyncio.timeout(CALL_SECONDS):
+                    await self._call([_Operation(0, "probe", 0, _checks(0, [nobody]), int(self._clock() * 1000))])
+            except Exception:
+                await self._disconnect()
+                continue
+            if self._stopwatch() - started <= SLOW_SECONDS:
+                break
+        logger.warning("rate limits are shared through Valkey again")
+        self._open = False
+        self._local = LocalBuckets(self._processes)
+        while self._undelivered:
+            self._batcher.submit(self._undelivered.popleft())
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+
+
+class LocalBuckets:
+    """The limits of `rate_limits.lua` in plain Python, for one process: each limit is divided by `processes`, but never below one."""
+
+    def __init__(self, processes: int = 1) -> None:
+        self._processes = processes
+        self._windows: dict[str, _Window] = {}
+        self._sets: dict[str, dict[str, int]] = {}
+        self._swept_ms = 0
+
+    def serve(self, operation: "_Operation") -> Answer:
+        """Do one operation at its own time and answer as the script does."""
+        if operation.now_ms - self._swept_ms >= WINDOW_SECONDS * 1000:
+            self._sweep(operation.now_ms)
+        if operation.seconds < 0:
+            self._finish(operation)
+            return ()
+        return self._admit(operation)
+
+    def _admit(self, operation: "_Operation") -> Answer:
+        now_ms = operation.now_ms
+        refusing = wait_ms = 0
+        for index, (kind, key, limit, _) in enumerate(operation.checks, 1):
+            share = self._share(limit)
+            needed = 0
+            if kind == CONCURRENCY:
+                if self._is_full(key, share, now_ms):
+                    needed = CONCURRENCY_WAIT_MS
+            else:
+                window = self._window(key, now_ms)
+                if window.total >= share:
+                    needed = window.wait_ms(window.total + 1 - share, now_ms)
+            if needed > wait_ms:
+                refusing, wait_ms = index, needed
+        shown = {REQUESTS: (0, 0, 0), TOKENS: (0, 0, 0)}
+        for index, (kind, key, limit, _) in enumerate(operation.checks, 1):
+            if kind == CONCURRENCY:
+                if not refusing:
+                    self._sets.setdefault(key, {})[operation.request_id] = now_ms + operation.seconds * 1000
+                continue
+            window = self._windows[key]
+            if kind == REQUESTS and not refusing:
+                window.add(1)
+            remaining = max(0, self._share(limit) - window.total)
+            if not shown[kind][0] or remaining < shown[kind][1]:
+                shown[kind] = (index, remaining, window.reset_ms(now_ms))
+        return (refusing, wait_ms, *shown[REQUESTS], *shown[TOKENS])
+
+    def _finish(self, operation: "_Operation") -> None:
+        for kind, key, _, _ in operation.checks:
+            if kind == CONCURRENCY:
+                self._sets.get(key, {}).pop(operation.request_id, None)
+            else:
+                self._window(key, operation.now_ms).add(-operation.seconds - 1)
+
+    def _share(self, limit: int) -> int:
+        return max(1, limit // self._processes) if limit > 0 else 0
+
+    def _window(self, key: str, now_ms: int) -> "_Window":
+        window = self._windows.get(key)
+        if window is None:
+            window = self._windows[key] = _Window()
+        window.advance(now_ms)
+        return window
+
+    def _is_full(self, key: str, limit: int, now_ms: int) -> bool:
+        ids = self._sets.get(key, {})
+        if len(ids) >= limit:
+            for request_id in [request_id for request_id, expiry_ms in ids.items() if expiry_ms <= now_ms]:
+                del ids[request_id]
+        return len(ids) >= limit
+
+    def _sweep(self, now_ms: int) -> None:
+        """Forget, once a minute, what no longer counts, so that an outage does not collect every subject there is."""
+        self._swept_ms = now_ms
+        for window in self._windows.values():
+            window.advance(now_ms)
+        self._windows = {key: window for key, window in self._windows.items() if window.total}
+        alive = ((key, {name: expiry_ms for name, expiry_ms in ids.items() if expiry_ms > now_ms}) for key, ids in self._sets.items())
+        self._sets = {key: ids for key, ids in alive if ids}
+
+
+@dataclass(slots=True)
+class _Operation:
+    """One admission, or one finish if `seconds` is negative: then it is -tokens - 1, as the script wants it."""
+
+    account: int
+    request_id: str
+    seconds: int
+    checks: list[Check]
+    now_ms: int
+
+
+class _Window:
+    """One sliding minute: (second, count) pairs, oldest first, and their sum."""
+
+    __slots__ = ("at", "slots", "total")
+
+    def __init__(self) -> None:
+        self.at = 0
+        self.total = 0
+        self.slots: deque[list[int]] = deque()
+
+    def advance(self, now_ms: int) -> None:
+        """Move to `now_ms`, never backwards, and drop the seconds that have left the minute."""
+        self.at = max(self.at, now_ms // 1000)
+        while self.slots and self.slots[0][0] <= self.at - WINDOW_SECONDS:
+            self.total -= self.slots.popleft()[1]
+
+    def add(self, count: int) -> None:
+        """Count in the current second."""
+        self.total += count
+        if self.slots and self.slots[-1][0] == self.at:
+            self.slots[-1][1] += count
+        else:
+            self.slots.append([self.at, count])
+
+    def wait_ms(self, excess: int, now_ms: int) -> int:
+        """Milliseconds until `excess` has left the window."""
+        for second, count in self.slots:
+            excess -= count
+            if excess <= 0:
+                return (second + WINDOW_SECONDS) * 1000 - now_ms
+        return (self.at + WINDOW_SECONDS) * 1000 - now_ms
+
+    def reset_ms(self, now_ms: int) -> int:
+        """Milliseconds until the window is empty."""
+        return (self.slots[-1][0] + WINDOW_SECONDS) * 1000 - now_ms if self.slots else 0
+
+
+def _checks(account: int, limits: Sequence[Limit]) -> list[Check]:
+    checks: list[Check] = []
+    for limit in limits:
+        if limit.rpm is not None:
+            checks.append((REQUESTS, f"{{a{account}}}:rl:{limit.subject}:requests", limit.rpm, limit.subject))
+        if limit.tpm is not None:
+            checks.append((TOKENS, f"{{a{account}}}:rl:{limit.subject}:tokens", limit.tpm, limit.subject))
+        if limit.concurrency is not None:
+            checks.append((CONCURRENCY, f"{{a{account}}}:rl:{limit.subject}:running", limit.concurrency, limit.subject))
+    return checks
+
+
+def _conclude(answer: Answer, checks: Sequence[Check]) -> Reading:
+    """Turn an answer into a reading.
+
+    Raises: RateLimited.
+    """
+    refusing, wait_ms, requests, requests_left, requests_reset_ms, tokens, tokens_left, tokens_reset_ms = answer
+    reading = Reading(
+        checks[requests - 1][2] if requests else None,
+        requests_left if requests else None,
+        requests_reset_ms / 1000 if requests else None,
+        checks[tokens - 1][2] if tokens else None,
+        tokens_left if tokens else None,
+        tokens_reset_ms / 1000 if tokens else None,
+    )
+    if refusing:
+        kind, _, limit, subject = checks[refusing - 1]
+        raise RateLimited(kind=KINDS[kind], subject=subject, limit=limit, retry_after_seconds=wait_ms / 1000, reading=reading)
+    return reading
+
+
+def _pack(arguments: Sequence[bytes]) -> bytes:
+    """Write a command as the protocol wants it: https://valkey.io/topics/protocol/."""
+    return b"*%d\r\n%b" % (len(arguments), b"".join([b"$%d\r\n%b\r\n" % (len(argument), argument) for argument in arguments]))

@@ -1,0 +1,1 @@
+"""The maintainers' tools: run by hand, never by the product."""
