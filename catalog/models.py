@@ -92,9 +92,13 @@ class Model(models.Model):
     description = models.TextField(blank=True)
     context = models.PositiveIntegerField(default=128_000, help_text="Tokens that fit in one request, input and output together.")
     max_output = models.PositiveIntegerField(default=4096, help_text="The most tokens one answer can have.")
-    usual_output = models.PositiveIntegerField(default=512, help_text="What an answer usually has: a stream's first hold covers so many tokens.")
+    usual_output = models.PositiveIntegerField(
+        default=512, help_text="What an answer usually has: a stream's first hold covers so many tokens."
+    )
     capabilities = models.JSONField(default=list, blank=True)
-    free_daily_requests = models.PositiveIntegerField(null=True, blank=True, help_text="Set: free, this many requests a day for all together.")
+    free_daily_requests = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Set: free, this many requests a day for all together."
+    )
     is_enabled = models.BooleanField(default=True)
     source = models.CharField(max_length=300, blank=True, help_text="Where limits and prices were read, and when.")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
@@ -122,7 +126,18 @@ class Route(models.Model):
         return f"{self.model} → {self.provider}:{self.upstream_model}"
 
 
-RATE_FIELDS = ("input", "cached_input", "cache_write", "cache_write_1h", "audio_input", "output", "reasoning", "audio_output", "image", "request")
+RATE_FIELDS = (
+    "input",
+    "cached_input",
+    "cache_write",
+    "cache_write_1h",
+    "audio_input",
+    "output",
+    "reasoning",
+    "audio_output",
+    "image",
+    "request",
+)
 
 
 def _rate(label: str) -> "models.BigIntegerField[int | None, int | None]":
@@ -156,7 +171,9 @@ class Price(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["model", "effective_from"], name="price_begins_once"),
             *[
-                models.CheckConstraint(condition=models.Q(**{f"{field}__isnull": True}) | models.Q(**{f"{field}__gte": 0}), name=f"price_{field}_positive")
+                models.CheckConstraint(
+                    condition=models.Q(**{f"{field}__isnull": True}) | models.Q(**{f"{field}__gte": 0}), name=f"price_{field}_positive"
+                )
                 for field in RATE_FIELDS
             ],
         ]

@@ -43,9 +43,18 @@ class Batcher(Generic[Item, Answer]):
     def _start_lane(self) -> None:
         task = asyncio.get_running_loop().create_task(self._run_lane())
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task.add_done_callback(self._running.discard)  # for a lane that was cancelled before it began
 
     async def _run_lane(self) -> None:
+        try:
+            await self._send_waiting()
+        finally:
+            # In the step that found nothing waiting: a done-callback comes only after the submitters it woke, who would count on this lane.
+            lane = asyncio.current_task()
+            if lane is not None:
+                self._running.discard(lane)
+
+    async def _send_waiting(self) -> None:
         while self._waiting:
             batch = [self._waiting.popleft() for _ in range(min(self._limit, len(self._waiting)))]
             try:

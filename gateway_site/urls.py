@@ -1,1 +1,19 @@
-urlpatterns: list[object] = []
+"""The URL table of the control plane. The data plane's (`proxy.urls`) is served in front of Django and is included here so that it can be
+walked and reversed; `proxy.asgi` answers it before Django would."""
+
+from django.conf import settings
+from django.contrib import admin
+from django.urls import include, path
+
+from gateway_site import probes, views
+
+urlpatterns = [
+    path("", views.landing, name="landing"),
+    path("healthz", probes.healthz, name="healthz"),
+    path("readyz", probes.readyz, name="readyz"),
+    path("metrics", probes.metrics, name="metrics"),
+    path(f"{settings.ADMIN_PATH}/", admin.site.urls),
+    path("", include("proxy.urls")),
+    path("", include("billing.urls")),
+    path("", include("keys.urls")),
+]

@@ -1,1 +1,1 @@
-"""The data plane: one call from the client to a provider and back, governed and metered on the way."""
+"""The data plane: takes a client's request, admits it, sends it to a provider, relays and meters the answer, and settles it."""

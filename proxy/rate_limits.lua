@@ -131,12 +131,13 @@ for _, operation in ipairs(cjson.decode(ARGV[1])) do
   if operation[2] < 0 then finish(operation) else admit(operation, answer) end
 end
 
--- The first write of a window is the one a full server refuses, so that sum and slots never part.
+-- A full server refuses a script's first write or none, and never one that only deletes: so the sum goes first.
 for key, window in pairs(windows) do
   if window.added > 0 then
-    if window.at - window.last >= 60 then redis.call('DEL', key) end
+    local outdated = window.at - window.last >= 60
+    if outdated and window.last > 0 then redis.call('DEL', key) end
     redis.call('HSET', key, 'total', window.total, 'last', window.at)
-    if window.at - window.last < 60 and #window.stale > 0 then redis.call('HDEL', key, unpack(window.stale)) end
+    if not outdated and #window.stale > 0 then redis.call('HDEL', key, unpack(window.stale)) end
     redis.call('HINCRBY', key, window.at % 60, window.added)
     if window.at ~= window.last then redis.call('PEXPIRE', key, 61000) end
   end

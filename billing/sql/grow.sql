@@ -1,7 +1,8 @@
 -- Grows the holds of streams ahead of what they deliver, and notes what was delivered so far (what is charged if the owner dies).
 --
 -- `amount` is the new total wanted; the hold gets as much of it as is free in the wallet and left of the key's budget. Answers the new total,
--- or -1 where the hold is gone (swept: its owner was believed dead). Also refuses growth to a key or wallet that was stopped meanwhile.
+-- or -1 where the hold is gone (swept: its owner was believed dead). Also refuses growth to a key, account or wallet that was stopped
+-- meanwhile; a key whose revocation lies ahead (a reroll's overlap) still grows. Without `amount` only the delivery is noted.
 
 CREATE OR REPLACE FUNCTION billing_grow(requests jsonb)
 RETURNS TABLE (ord bigint, granted bigint)
@@ -14,17 +15,19 @@ DECLARE
     more bigint := 0;
     extra bigint;
     left_of_budget bigint;
+    grown uuid[] := '{}';
 BEGIN
     PERFORM 1 FROM billing_wallet w
         WHERE w.account_id IN (SELECT (x ->> 'account')::bigint FROM jsonb_array_elements(requests) x) ORDER BY w.id FOR UPDATE;
     FOR r IN
         SELECT x.*, w.id AS wallet, w.status AS wallet_status, w.balance - w.held AS wallet_free, h.amount AS has, h.key_window,
-            k.budget_nano, k.revoked_at, k.is_disabled
+            k.id AS key_id, k.budget_nano, k.revoked_at, k.is_disabled, a.is_active AS account_active
         FROM ROWS FROM (jsonb_to_recordset(requests) AS (id uuid, account bigint, amount bigint, accrued bigint, input_tokens bigint,
                 output_tokens bigint))
             WITH ORDINALITY AS x (id, account, amount, accrued, input_tokens, output_tokens, n)
         LEFT JOIN billing_wallet w ON w.account_id = x.account
         LEFT JOIN billing_hold h ON h.request_id = x.id AND h.wallet_id = w.id
+        LEFT JOIN accounts_account a ON a.id = x.account
         LEFT JOIN keys_apikey k ON k.id = h.key_id
         ORDER BY w.id, x.n
     LOOP
@@ -40,8 +43,12 @@ BEGIN
         IF r.has IS NULL THEN
             granted := -1; RETURN NEXT; CONTINUE;
         END IF;
-        extra := GREATEST(0, LEAST(r.amount - r.has, free));
-        IF r.wallet_status <> 'active' OR r.revoked_at IS NOT NULL OR r.is_disabled THEN
+        IF r.id = ANY (grown) THEN  -- twice in one batch: this row was read before the first growth
+            SELECT h.amount INTO r.has FROM billing_hold h WHERE h.request_id = r.id;
+        END IF;
+        grown := grown || r.id;
+        extra := GREATEST(0, LEAST(COALESCE(r.amount, 0) - r.has, free));
+        IF r.wallet_status <> 'active' OR NOT r.account_active OR r.key_id IS NULL OR r.revoked_at <= now() OR r.is_disabled THEN
             extra := 0;
         END IF;
         IF extra > 0 AND r.key_window IS NOT NULL AND r.budget_nano IS NOT NULL THEN

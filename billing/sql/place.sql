@@ -5,7 +5,8 @@
 --
 -- `amount` is what the request may cost at most (or, for a stream, its first stretch); when less than that is free but at least `least`, what
 -- is free is granted. Outcomes: placed · no_wallet · wallet_inactive · key_inactive · stale_key · insufficient_balance · budget_spent ·
--- quota_spent. `available` says what was free, or left of the budget or quota; `resets_at` when that begins anew.
+-- quota_spent · duplicate (the id is taken by another request). `available` says what was free, or left of the budget or quota; `resets_at` when
+-- that begins anew. A request that holds already (its answer was lost and it is asked again) is told what it holds and nothing more is held.
 
 CREATE OR REPLACE FUNCTION billing_window(kind text, subject bigint, account bigint, starts timestamptz, ends timestamptz)
 RETURNS billing_spendwindow LANGUAGE plpgsql AS $$
@@ -18,15 +19,26 @@ BEGIN
         RETURN found_row;
     END IF;
     -- A new window starts from the records that began in it, so that a budget set in the middle of a month counts the whole month.
-    INSERT INTO billing_spendwindow AS s (subject_kind, subject_id, account_id, window_start, window_end, spent, held, input_tokens,
-            output_tokens, held_input_tokens, held_output_tokens, requests)
-        SELECT kind, subject, account, starts, ends, COALESCE(SUM(u.cost), 0), 0,
-            COALESCE(SUM(u.input_tokens + u.cached_input_tokens + u.cache_write_tokens + u.cache_write_1h_tokens + u.audio_input_tokens), 0),
-            COALESCE(SUM(u.output_tokens + u.reasoning_tokens + u.audio_output_tokens), 0), 0, 0, COUNT(*)
-        FROM billing_usagerecord u
-        WHERE u.started_at >= starts AND u.started_at < ends
-            AND u.account_id = account AND (kind = 'account' OR u.key_id = subject)
-        RETURNING s.* INTO found_row;
+    -- Two statements, so that each has an index of its own whatever the plan cache decides.
+    IF kind = 'key' THEN
+        INSERT INTO billing_spendwindow AS s (subject_kind, subject_id, account_id, window_start, window_end, spent, held, input_tokens,
+                output_tokens, held_input_tokens, held_output_tokens, requests)
+            SELECT kind, subject, account, starts, ends, COALESCE(SUM(u.cost), 0), 0,
+                COALESCE(SUM(u.input_tokens + u.cached_input_tokens + u.cache_write_tokens + u.cache_write_1h_tokens + u.audio_input_tokens), 0),
+                COALESCE(SUM(u.output_tokens + u.reasoning_tokens + u.audio_output_tokens), 0), 0, 0, COUNT(*)
+            FROM billing_usagerecord u
+            WHERE u.key_id = subject AND u.started_at >= starts AND u.started_at < ends
+            RETURNING s.* INTO found_row;
+    ELSE
+        INSERT INTO billing_spendwindow AS s (subject_kind, subject_id, account_id, window_start, window_end, spent, held, input_tokens,
+                output_tokens, held_input_tokens, held_output_tokens, requests)
+            SELECT kind, subject, account, starts, ends, COALESCE(SUM(u.cost), 0), 0,
+                COALESCE(SUM(u.input_tokens + u.cached_input_tokens + u.cache_write_tokens + u.cache_write_1h_tokens + u.audio_input_tokens), 0),
+                COALESCE(SUM(u.output_tokens + u.reasoning_tokens + u.audio_output_tokens), 0), 0, 0, COUNT(*)
+            FROM billing_usagerecord u
+            WHERE u.account_id = subject AND u.started_at >= starts AND u.started_at < ends
+            RETURNING s.* INTO found_row;
+    END IF;
     RETURN found_row;
 END $$;
 
@@ -47,7 +59,7 @@ BEGIN
     FOR r IN
         SELECT x.*, w.id AS wallet, w.status AS wallet_status, w.balance - w.held AS wallet_free, a.is_active AS account_active,
             k.id AS key_id, k.revoked_at, k.is_disabled, k.expires_at AS key_expires_at, k.budget_nano, k.budget_window,
-            p.monthly_input_tokens, p.monthly_output_tokens
+            p.monthly_input_tokens, p.monthly_output_tokens, h.amount AS has
         FROM ROWS FROM (jsonb_to_recordset(requests) AS (id uuid, account bigint, key bigint, owner uuid, amount bigint, least bigint,
                 budget_kind text, budget_start timestamptz, budget_end timestamptz, quota_start timestamptz, quota_end timestamptz,
                 tokens_in bigint, tokens_out bigint, started timestamptz, expires timestamptz, about jsonb))
@@ -56,6 +68,7 @@ BEGIN
         LEFT JOIN billing_wallet w ON w.account_id = x.account
         LEFT JOIN accounts_account a ON a.id = x.account
         LEFT JOIN keys_apikey k ON k.id = x.key AND k.account_id = x.account
+        LEFT JOIN billing_hold h ON h.request_id = x.id AND h.wallet_id = w.id
         LEFT JOIN LATERAL (
             SELECT plan.monthly_input_tokens, plan.monthly_output_tokens
             FROM billing_planassignment assigned JOIN billing_plan plan ON plan.id = assigned.plan_id
@@ -78,6 +91,9 @@ BEGIN
 
         IF r.wallet IS NULL THEN
             outcome := 'no_wallet'; RETURN NEXT; CONTINUE;
+        END IF;
+        IF r.has IS NOT NULL THEN
+            outcome := 'placed'; granted := r.has; available := free; RETURN NEXT; CONTINUE;
         END IF;
         IF r.key_id IS NULL OR r.revoked_at <= r.started OR r.is_disabled OR r.key_expires_at <= r.started THEN
             outcome := 'key_inactive'; RETURN NEXT; CONTINUE;
@@ -110,6 +126,9 @@ BEGIN
 
         quota := NULL;
         IF r.monthly_input_tokens IS NOT NULL OR r.monthly_output_tokens IS NOT NULL THEN
+            IF r.quota_start IS NULL OR r.quota_end IS NULL THEN
+                outcome := 'stale_key'; granted := 0; available := NULL; RETURN NEXT; CONTINUE;  -- likewise, of the plan
+            END IF;
             quota := billing_window('account', r.account, r.account, r.quota_start, r.quota_end);
             IF quota.input_tokens + quota.held_input_tokens + r.tokens_in > r.monthly_input_tokens THEN
                 available := r.monthly_input_tokens - quota.input_tokens - quota.held_input_tokens;
@@ -126,7 +145,11 @@ BEGIN
                 key_window, quota_window, quota_input_tokens, quota_output_tokens, about, started_at, expires_at)
             VALUES (r.id, r.account, r.wallet, r.key, r.owner, granted, 0, 0, 0, free - granted, budget.id, quota.id,
                 CASE WHEN quota.id IS NULL THEN 0 ELSE r.tokens_in END, CASE WHEN quota.id IS NULL THEN 0 ELSE r.tokens_out END,
-                r.about, r.started, r.expires);
+                r.about, r.started, r.expires)
+            ON CONFLICT (request_id) DO NOTHING;
+        IF NOT FOUND THEN
+            outcome := 'duplicate'; granted := 0; available := NULL; RETURN NEXT; CONTINUE;
+        END IF;
         IF budget.id IS NOT NULL THEN
             UPDATE billing_spendwindow SET held = held + granted WHERE id = budget.id;
         END IF;

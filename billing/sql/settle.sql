@@ -2,7 +2,7 @@
 --
 -- A request that has a usage record already is charged nothing again. charge = min(cost, hold + what is free now); the rest is written off by
 -- the operator. A record marked `release` only gives its hold back (nothing was sent). A record whose hold was swept meanwhile is real all the
--- same: it is booked with the rule `overrun`, still never below zero.
+-- same: it is booked with the rule `overrun`, still never below zero. `batch` names the transfers: a new one for every call, a retry too.
 
 CREATE OR REPLACE FUNCTION billing_book_wallet(wallet bigint, batch uuid, charged bigint, released bigint, lost bigint, moment timestamptz)
 RETURNS void LANGUAGE plpgsql AS $$
@@ -49,13 +49,15 @@ DECLARE
     sum_lost bigint := 0;
     released uuid[] := '{}';    -- holds to delete
     booked uuid[] := '{}';      -- usage records written
+    overran uuid[] := '{}';     -- records that a sweep had written, brought up to what really happened
     extra bigint;
 BEGIN
     PERFORM 1 FROM billing_wallet w
         WHERE w.account_id IN (SELECT (x ->> 'account')::bigint FROM jsonb_array_elements(records) x) ORDER BY w.id FOR UPDATE;
     FOR r IN
         SELECT x.*, w.id AS wallet, w.balance - w.held AS wallet_free, w.version AS wallet_version, h.amount AS hold_amount,
-            u.request_id AS known, u.status AS known_status, u.cost AS known_cost
+            u.request_id AS known, u.wallet_id AS known_wallet, u.status AS known_status, u.cost AS known_cost,
+            GREATEST(0, LEAST(u.list_cost, u.hold_amount) - u.cost) AS known_lost  -- what the sweep wrote off (as sweep.sql computes its cost)
         FROM ROWS FROM (jsonb_to_recordset(records) AS (id uuid, account bigint, key bigint, release boolean, swept boolean, model text,
                 provider text, upstream_model text, endpoint text, format text, streamed boolean, price bigint, input_tokens bigint,
                 cached_input_tokens bigint, cache_write_tokens bigint, cache_write_1h_tokens bigint, audio_input_tokens bigint,
@@ -68,7 +70,7 @@ BEGIN
                 reasoning_tokens, audio_output_tokens, images, cost, upstream_cost, reported_cost, usage_source, status, rule, finish_reason,
                 error_code, status_code, attempts, flags, user_tag, latency_ms, first_token_ms, started, ended, list_cost, n)
         LEFT JOIN billing_wallet w ON w.account_id = x.account
-        LEFT JOIN billing_hold h ON h.request_id = x.id
+        LEFT JOIN billing_hold h ON h.request_id = x.id AND h.wallet_id = w.id
         LEFT JOIN billing_usagerecord u ON u.request_id = x.id
         ORDER BY w.id, x.n
     LOOP
@@ -89,13 +91,26 @@ BEGIN
         IF r.wallet IS NULL THEN
             outcome := 'no_wallet'; RETURN NEXT; CONTINUE;
         END IF;
-        IF r.id = ANY (booked) OR r.id = ANY (released) OR (r.swept AND r.hold_amount IS NULL) THEN
+        IF r.id = ANY (booked) OR r.id = ANY (released) OR r.id = ANY (overran) OR (r.swept AND r.hold_amount IS NULL) THEN
             outcome := 'duplicate'; RETURN NEXT; CONTINUE;
         END IF;
+        IF r.hold_amount IS NOT NULL THEN  -- whatever comes of the record, the request is over: its hold goes
+            released := released || r.id;
+            sum_released := sum_released + r.hold_amount;
+            free := free + r.hold_amount;
+        END IF;
+        IF r.release AND r.known IS NULL THEN
+            outcome := 'released'; RETURN NEXT; CONTINUE;
+        END IF;
+        IF r.cost IS NULL AND NOT COALESCE(r.release, false) THEN  -- LEAST ignores NULL: it would charge all that is free
+            RAISE EXCEPTION 'record % has no cost', r.id USING ERRCODE = 'not_null_violation';
+        END IF;
         IF r.known IS NOT NULL THEN
-            IF r.known_status = 'swept' AND NOT COALESCE(r.swept, false) AND NOT COALESCE(r.release, false) THEN
+            IF r.known_status = 'swept' AND r.known_wallet = r.wallet AND NOT COALESCE(r.swept, false) AND NOT COALESCE(r.release, false) THEN
                 -- The owner was believed dead and came back with the true figures: book the difference, upwards only.
                 extra := GREATEST(0, LEAST(r.cost - r.known_cost, free));
+                written_off := GREATEST(0, r.cost - r.known_cost - extra - r.known_lost);
+                overran := overran || r.id;
                 UPDATE billing_spendwindow s
                     SET spent = s.spent + extra,
                         input_tokens = s.input_tokens - u.input_tokens + r.input_tokens + r.cached_input_tokens + r.cache_write_tokens
@@ -103,9 +118,10 @@ BEGIN
                         output_tokens = s.output_tokens - u.output_tokens + r.output_tokens + r.reasoning_tokens + r.audio_output_tokens
                     FROM billing_usagerecord u  -- a swept record counts only in these two buckets
                     WHERE u.request_id = r.id AND s.window_start <= u.started_at AND s.window_end > u.started_at
-                        AND ((s.subject_kind = 'account' AND s.subject_id = r.account) OR (s.subject_kind = 'key' AND s.subject_id = r.key));
+                        AND ((s.subject_kind = 'account' AND s.subject_id = u.account_id) OR (s.subject_kind = 'key' AND s.subject_id = u.key_id));
                 UPDATE billing_usagerecord SET status = r.status, rule = 'overrun', usage_source = r.usage_source, cost = cost + extra,
-                        overrun_cost = overrun_cost + extra, list_cost = GREATEST(r.list_cost, cost + extra), upstream_cost = r.upstream_cost,
+                        overrun_cost = overrun_cost + extra,
+                        list_cost = GREATEST(r.list_cost, cost + extra + r.known_lost), upstream_cost = r.upstream_cost,
                         reported_cost = r.reported_cost, finish_reason = r.finish_reason, error_code = r.error_code,
                         status_code = r.status_code, attempts = r.attempts, ended_at = r.ended, input_tokens = r.input_tokens,
                         cached_input_tokens = r.cached_input_tokens, cache_write_tokens = r.cache_write_tokens,
@@ -113,25 +129,17 @@ BEGIN
                         output_tokens = r.output_tokens, reasoning_tokens = r.reasoning_tokens,
                         audio_output_tokens = r.audio_output_tokens, images = r.images
                     WHERE request_id = r.id;
-                IF extra > 0 THEN
-                    PERFORM billing_book_overrun(walked, r.id, extra, moment);
+                IF extra > 0 OR written_off > 0 THEN
+                    PERFORM billing_book_overrun(walked, r.id, extra, written_off, moment);
                     free := free - extra;
                 END IF;
                 outcome := 'overrun'; charged := extra; RETURN NEXT; CONTINUE;
             END IF;
             outcome := 'duplicate'; RETURN NEXT; CONTINUE;
         END IF;
-        IF r.hold_amount IS NOT NULL THEN
-            released := released || r.id;
-            sum_released := sum_released + r.hold_amount;
-            free := free + r.hold_amount;
-        END IF;
-        IF r.release THEN
-            outcome := 'released'; RETURN NEXT; CONTINUE;
-        END IF;
 
         charged := GREATEST(0, LEAST(r.cost, free));
-        written_off := r.cost - charged;
+        written_off := GREATEST(0, r.cost - charged);
         free := free - charged;
         sum_charged := sum_charged + charged;
         sum_lost := sum_lost + written_off;
@@ -192,13 +200,20 @@ BEGIN
     END IF;
 END $$;
 
-CREATE OR REPLACE FUNCTION billing_book_overrun(wallet bigint, request uuid, extra bigint, moment timestamptz)
+CREATE OR REPLACE FUNCTION billing_book_overrun(wallet bigint, request uuid, extra bigint, lost bigint, moment timestamptz)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     after record;
     owed bigint := extra;
     g record;
 BEGIN
+    IF lost > 0 THEN
+        INSERT INTO billing_transfer (id, kind, wallet_id, debit_account, credit_account, amount, source_type, source_id, actor, note, created_at)
+            VALUES (md5('writeoff|' || request)::uuid, 'writeoff', wallet, 'writeoff', 'revenue', lost, 'request', request::text, '', '', moment);
+    END IF;
+    IF extra <= 0 THEN
+        RETURN;
+    END IF;
     UPDATE billing_wallet SET debits = debits + extra, version = version + 1 WHERE id = wallet RETURNING balance, version INTO after;
     INSERT INTO billing_transfer (id, kind, wallet_id, debit_account, credit_account, amount, source_type, source_id, wallet_version,
             balance_after, actor, note, created_at)

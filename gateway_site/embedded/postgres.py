@@ -161,7 +161,7 @@ class Postgres:
             return
         if processes.recognise(pid, "postgres", str(self._data)):
             processes.end_stranger(pid, signal.SIGINT, 30)
-        elif processes.recognise(pid):  # the number belongs to somebody else by now, which would make PostgreSQL refuse to start
+        else:  # killed; and should the number be somebody else's by now, or not yet reaped, PostgreSQL would refuse to start
             (self._data / "postmaster.pid").unlink(missing_ok=True)
 
     def _kept_identity(self) -> Identity:
@@ -197,19 +197,12 @@ class Postgres:
             for path in (new, password):
                 os.chown(path, *identity.owner)
             self._folder.chmod(self._folder.stat().st_mode | 0o011)  # the state folder alone, to pass through; its files stay private
-        initdb = [
-            binaries / "initdb",
-            "-D",
-            new,
-            f"--username={state.USER}",
-            "--auth=scram-sha-256",
-            f"--pwfile={password}",
-            "--encoding=UTF8",
-        ]
-        locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C", "--no-instructions"]
-        single = [binaries / "postgres", "--single", "-D", new, "-c", "exit_on_error=true", "postgres"]
+        cluster = [f"--username={state.USER}", "--auth=scram-sha-256", f"--pwfile={password}", "--encoding=UTF8", "--no-instructions"]
+        locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
+        initdb = [str(binaries / "initdb"), "-D", str(new), *cluster, *locale]
+        single = [str(binaries / "postgres"), "--single", "-D", str(new), "-c", "exit_on_error=true", "postgres"]
         try:
-            for command, text in (([*initdb, *locale], ""), (single, f"CREATE DATABASE {state.DATABASE}\n")):
+            for command, text in ((initdb, ""), (single, f"CREATE DATABASE {state.DATABASE}\n")):
                 done = subprocess.run(
                     processes.launched(command, identity=identity, last_signal=signal.SIGKILL),
                     input=text,

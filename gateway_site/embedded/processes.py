@@ -47,6 +47,7 @@ def start(
     identity: Identity | None = None,
     last_signal: int = signal.SIGTERM,
     umask: int = -1,
+    cwd: str | Path = "/",
 ) -> "subprocess.Popen[bytes]":
     """Start `command` with its output in `log`, in a session of its own: the terminal's Ctrl-C does not reach it.
 
@@ -59,7 +60,7 @@ def start(
             stdout=out,
             stderr=subprocess.STDOUT,
             env=environ,
-            cwd="/" if identity else None,
+            cwd=cwd,
             start_new_session=True,
             umask=umask,
         )
@@ -85,7 +86,7 @@ def kill_group(process: "subprocess.Popen[bytes]") -> None:
 
 def recognise(pid: int, *words: str) -> bool:
     """Say whether `pid` lives and was started with every one of `words` among its arguments: a number alone may long be somebody else's."""
-    import psutil  # only wanted after a crash
+    import psutil  # only wanted after a crash, here and below
 
     try:
         process = psutil.Process(pid)
@@ -96,21 +97,16 @@ def recognise(pid: int, *words: str) -> bool:
 
 def end_stranger(pid: int, number: int, seconds: float) -> None:
     """End a process that is not our child: signal it, wait, then kill it."""
-    import psutil  # only wanted after a crash
-
-    with suppress(psutil.NoSuchProcess):
-        process = psutil.Process(pid)
-        process.send_signal(number)
-        try:
-            process.wait(seconds)
-        except psutil.TimeoutExpired:
-            process.kill()
-            process.wait(10)
+    for signalled, patience in ((number, seconds), (signal.SIGKILL, 10.0)):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signalled)
+        if wait_until_gone([pid], patience):
+            return
 
 
 def family(pid: int) -> list[int]:
     """Return the pids of everything `pid` has started, near and far."""
-    import psutil  # only wanted by tests of crashes
+    import psutil
 
     with suppress(psutil.NoSuchProcess):
         return [child.pid for child in psutil.Process(pid).children(recursive=True)]
@@ -118,9 +114,9 @@ def family(pid: int) -> list[int]:
 
 
 def wait_until_gone(pids: Sequence[int], seconds: float) -> bool:
-    """Wait until none of `pids` runs any more; False when time is up first."""
+    """Wait until none of `pids` runs any more (one that only waits to be reaped does not); False when time is up first."""
     deadline = time.monotonic() + seconds
-    while any(_exists(pid) for pid in pids):
+    while any(_runs(pid) for pid in pids):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.005)
@@ -134,8 +130,8 @@ def tail(log: Path, since: int = 0, lines: int = 8) -> str:
         return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
 
 
-def _exists(pid: int) -> bool:
-    import psutil  # only wanted after a crash
+def _runs(pid: int) -> bool:
+    import psutil
 
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)

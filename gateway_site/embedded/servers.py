@@ -100,7 +100,9 @@ def borrow() -> Iterator[None]:
     servers = Servers()
     state.create(servers.folder)
     # Every borrower holds this file shared; the one that started the servers waits for the others before it stops them.
-    with (servers.folder / "borrowers").open("w") as borrowers:
+    path = servers.folder / "borrowers"
+    path.touch(mode=0o600)
+    with path.open("r+b") as borrowers:
         fcntl.flock(borrowers, fcntl.LOCK_SH)
         started = _start_or_join(servers)
         state.load_environment()

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit
 
 import environ
 
@@ -88,10 +88,10 @@ def load_environment() -> None:
         return
     if not known:
         return
-    for name, value in known.items():
-        os.environ.setdefault(name, value)
-    os.environ.setdefault("DATABASE_URL", database_url(here, known["POSTGRES_PASSWORD"]))
-    os.environ.setdefault("REDIS_URL", redis_url(here))
+    urls = {"DATABASE_URL": database_url(here, known["POSTGRES_PASSWORD"]), "REDIS_URL": redis_url(here)}
+    for name, value in {**known, **urls}.items():
+        if not os.environ.get(name):  # an empty line in `.env` says nothing either
+            os.environ[name] = value
 
 
 def database_url(folder: Path, password: str, database: str = DATABASE) -> str:
@@ -113,7 +113,7 @@ def broker_url(redis_url: str) -> str:
     parts = urlsplit(redis_url)
     if parts.scheme != "unix":
         return redis_url
-    return urlunsplit(("redis+socket", parts.netloc, parts.path, parts.query.replace("db=", "virtual_host="), ""))
+    return f"redis+socket://{parts.path}?{parts.query.replace('db=', 'virtual_host=')}"
 
 
 def sockets(folder: Path) -> Path:

@@ -4,6 +4,7 @@ Web comes up first and the reader gets the banner; worker and beat follow. Each 
 reaches this process alone, which stops everything in order. Children are told to end by the kernel should this process be killed.
 """
 
+import errno
 import http.client
 import json
 import os
@@ -28,12 +29,13 @@ _BEAT_STOP_SECONDS = 5.0
 _READY_SECONDS = 60.0
 _STEADY_SECONDS = 60.0  # a child that has run this long has recovered: its next crash is its first
 _LONGEST_PAUSE_SECONDS = 30.0
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _TROUBLE = re.compile(r'\[(error|critical)\s*\]|"level": ?"(error|critical)"|\[(ERROR|CRITICAL)\]|: (ERROR|CRITICAL)/|^Traceback ')
 _NEW_RECORD = re.compile(r"^(\d{4}-\d\d-\d\d|\{|\[\d{4}-|INFO|DEBUG|WARNING)")
 
 
-class Interrupted(Exception):
-    """The person at the terminal wants to stop while things are still starting."""
+class Interrupted(BaseException):
+    """The person at the terminal wants to stop while things are still starting. Like KeyboardInterrupt, no `except Exception` keeps it."""
 
 
 class Address:
@@ -65,6 +67,8 @@ class Address:
                 f"HOST={self.host} is not an address. Leave it unset for 127.0.0.1, or use 0.0.0.0 for every interface."
             ) from None
         except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise EmbeddedError(f"HOST={self.host} is not an address of this machine. Leave it unset for 127.0.0.1.") from None
             raise EmbeddedError(
                 f"Cannot listen on {self.bind}: {(error.strerror or str(error)).lower()}. "
                 f"Stop whoever listens there, or choose another port, for example: PORT={self.port + 1} make run"
@@ -100,6 +104,7 @@ class Child:
         self._start_at = 0.0
         self._read = self.log.stat().st_size
         self._in_trouble = False
+        self._log_start = 0
 
     @property
     def ended(self) -> bool:
@@ -109,7 +114,9 @@ class Child:
     def start(self) -> None:
         """Start it."""
         self._started_at = time.monotonic()
-        self._process = processes.start(self._command, log=self.log, environ={**os.environ, **self._extra})
+        self._log_start = self.log.stat().st_size
+        environ = {**os.environ, **self._extra}
+        self._process = processes.start(self._command, log=self.log, environ=environ, umask=0o077, cwd=state.PROJECT)
 
     def tend(self) -> str:
         """Start it again, after a pause that grows with each crash, when it has ended by itself; return what to tell the reader."""
@@ -126,6 +133,15 @@ class Child:
         if time.monotonic() >= self._start_at:
             self.start()
         return ""
+
+    def cause(self) -> str:
+        """Return what it wrote when it failed to start: the first traceback's end, or else its last lines."""
+        with self.log.open("rb") as file:
+            file.seek(self._log_start)
+            lines = file.read(1_000_000).decode(errors="replace").splitlines()
+        traced = next((number for number, line in enumerate(lines) if line.startswith("Traceback ")), len(lines))
+        raised = next((number for number, line in enumerate(lines) if number > traced and not line.startswith(" ")), len(lines))
+        return "\n".join(lines[: raised + 1][-15:])
 
     def trouble(self) -> list[str]:
         """Return the log's new lines that tell of an error, with what belongs to them."""
@@ -177,6 +193,8 @@ class Supervisor:
             finally:
                 self._starting = False
                 self._stop()
+                for number in _STOP_SIGNALS:  # one Ctrl-C too many must not turn the exit status into a failure
+                    signal.signal(number, signal.SIG_IGN)
         except Interrupted:
             return 0
         except EmbeddedError as error:
@@ -241,7 +259,7 @@ class Supervisor:
         deadline = time.monotonic() + _READY_SECONDS
         while not _healthy(address):
             if web.ended:
-                raise EmbeddedError(f"The web process did not start. The end of {web.log}:\n{processes.tail(web.log, lines=20)}")
+                raise EmbeddedError(f"The web process did not start. From {web.log}:\n{web.cause()}")
             if time.monotonic() > deadline:
                 raise EmbeddedError(f"{address.url}/healthz did not answer 200 within {_READY_SECONDS:g} s. See {web.log}.")
             self._pause(0.03)
@@ -291,7 +309,7 @@ class Supervisor:
         for end in (self._wake, self._woken):
             end.setblocking(False)
         signal.set_wakeup_fd(self._woken.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in _STOP_SIGNALS:
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGCHLD, lambda *_: None)  # wakes `_pause`
 

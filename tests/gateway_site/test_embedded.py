@@ -3,22 +3,26 @@
 import os
 import pwd
 import shutil
+import socket
 import stat
 import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import LiteralString
 
 import environ
-import kombu
+import kombu.connection
 import psutil
 import psycopg
 import pytest
 import redis
 
 from gateway_site.embedded import postgres, processes, servers, state, valkey
+from gateway_site.embedded.supervisor import Address, Child
 
 HOLD_SERVERS = """
 import os, sys
@@ -50,20 +54,20 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def ask(url: str, query: str) -> object:
+def ask(url: str, query: LiteralString) -> object:
     with psycopg.connect(url) as connection:
-        row = connection.execute(query).fetchone()  # type: ignore[call-overload]
+        row = connection.execute(query).fetchone()
     assert row is not None
     return row[0]
 
 
 def alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return not processes.wait_until_gone([pid], 0)
 
 
 def python(code: str, *arguments: str, environment: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
     """Start `code` in a process of its own that finds the project and, unless told otherwise, no server's URL."""
-    clean = {name: value for name, value in os.environ.items() if name not in {"DATABASE_URL", "REDIS_URL", "SECRET_KEY"}}
+    clean = {**os.environ, "DATABASE_URL": "", "REDIS_URL": "", "SECRET_KEY": ""}
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
         stdin=subprocess.PIPE,
@@ -103,6 +107,8 @@ def started(folder: Path) -> Iterator[servers.Servers]:
 
 def test_from_nothing_both_servers_run_in_a_private_folder_and_nothing_is_left_of_them(tmp_path: Path) -> None:
     here = tmp_path / "state"
+    here.mkdir(mode=0o700)
+    (here / "postgres.new" / "base").mkdir(parents=True)  # what a first start killed half-way leaves
     both, given = servers.Servers(here), dict[str, str]()
     both.start(given)
     try:
@@ -110,6 +116,7 @@ def test_from_nothing_both_servers_run_in_a_private_folder_and_nothing_is_left_o
         assert {mode(path) for path in (here / "postgres", here / "valkey", here / "logs", state.sockets(here))} == {0o700}
         assert {mode(path) for path in (here / "secrets.env", here / "lock", *(here / "logs").iterdir())} == {0o600}
         assert not (here / "postgres.password").exists()
+        assert not (here / "postgres.new").exists()
         assert ask(given["DATABASE_URL"], "SHOW fsync") == "on"
         assert ask(given["DATABASE_URL"], "SHOW listen_addresses") == ""
         assert ask(given["DATABASE_URL"], "SHOW server_encoding") == "UTF8"
@@ -298,7 +305,7 @@ def test_libpq_and_django_environ_read_the_database_url_alike(tmp_path: Path) ->
 
 def test_celery_reaches_the_same_valkey_database_as_redis_py(started: servers.Servers) -> None:
     url = started.valkey.url(3)
-    with kombu.Connection(state.broker_url(url)) as connection:
+    with kombu.connection.Connection(state.broker_url(url)) as connection:  # type: ignore[no-untyped-call]
         queue = connection.SimpleQueue("greetings")
         queue.put("hello")
         assert redis.Redis.from_url(url).llen("greetings") == 1
@@ -392,11 +399,36 @@ def test_an_ordinary_user_runs_both_servers_too() -> None:
         assert (Path(made) / "state" / "postgres").stat().st_uid == nobody.pw_uid
 
 
+def test_a_child_that_ends_by_itself_is_started_again_and_what_it_forked_is_gone(tmp_path: Path) -> None:
+    # Its first life forks a grandchild and ends; its second stays.
+    script = "[ -e lived ] && exec cat /dev/zero > /dev/null; touch lived; sleep 1000 & echo $! > grandchild; exit 7"
+    child = Child("short", ["/bin/sh", "-c", f"cd {tmp_path}; {script}"], tmp_path)
+    child.start()
+    news: list[str] = []
+    try:
+        while len(news) < 1 or child.ended:  # the suite's timeout is the limit
+            news += filter(None, [child.tend()])
+            time.sleep(0.01)  # a poll, not a guess
+        assert len(news) == 1
+        assert "status 7" in news[0]
+        assert str(tmp_path / "logs" / "short.log") in news[0]
+        assert processes.wait_until_gone([int((tmp_path / "grandchild").read_text())], 5)
+    finally:
+        child.kill()
+
+
+def test_errors_in_a_childs_log_are_shown_whole_and_nothing_else(tmp_path: Path) -> None:
+    child = Child("web", ["/bin/true"], tmp_path)
+    assert child.trouble() == []
+    with child.log.open("a") as log:
+        log.write("2026-11-20T10:00:00Z [info     ] fine\n2026-11-20T10:00:00Z [error    ] broken\nTraceback (most recent call last):\n")
+        log.write("  File ...\nValueError: no\n2026-11-20T10:00:01Z [info     ] fine again\nhalf a li")
+    shown = ["2026-11-20T10:00:00Z [error    ] broken", "Traceback (most recent call last):", "  File ...", "ValueError: no"]
+    assert child.trouble() == [f"web | {line}" for line in shown]
+    assert child.trouble() == []
+
+
 def test_the_port_in_use_is_named_with_its_remedy() -> None:
-    import socket
-
-    from gateway_site.embedded.supervisor import Address
-
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         with pytest.raises(state.EmbeddedError, match=f"127.0.0.1:{port}.*PORT={port + 1} make run"):
@@ -404,16 +436,3 @@ def test_the_port_in_use_is_named_with_its_remedy() -> None:
     free = Address("127.0.0.1", "0")
     free.check()
     assert free.url == f"http://127.0.0.1:{free.port}" != "http://127.0.0.1:0"
-
-
-def test_an_interrupted_first_start_leaves_no_half_made_cluster(tmp_path: Path) -> None:
-    here = tmp_path / "state"
-    (here / "postgres.new" / "base").mkdir(parents=True)  # what an initdb killed half-way leaves
-    here.chmod(0o700)
-    server = postgres.Postgres(here)
-    server.start()
-    try:
-        assert ask(server.url(), "SELECT current_database()") == "tollgate"
-        assert not (here / "postgres.new").exists()
-    finally:
-        server.stop()

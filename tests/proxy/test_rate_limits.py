@@ -178,7 +178,7 @@ async def test_a_refused_request_burns_nothing_on_either_subject(scene: Scene) -
         scene.account = next(accounts)
         assert admitted(await outcomes(scene, 30, first, second)) == 2
         assert admitted(await outcomes(scene, 30, key)) == 3
-        assert admitted(await outcomes(scene, 30, Limit("account:1", rpm=50))) == 48
+        assert admitted(await outcomes(scene, 30, Limit("account:1", rpm=20))) == 18
         assert admitted(await outcomes(scene, 30, Limit("key:1", concurrency=9))) == 4
         assert admitted(await outcomes(scene, 30, Limit("account:1", concurrency=9))) == 7
 
@@ -322,7 +322,7 @@ async def test_every_key_carries_the_accounts_hash_tag_and_ends_by_itself(own_va
             )
             limiter.finish(account=account, request_id="r0", limits=limits, tokens=3)
         await limiter.idle()
-        keys = await client.keys()
+        keys: Any = await client.keys()
         assert len(keys) == 12
         for key in keys:
             assert key.startswith((b"{a7}:rl:", b"{a8}:rl:"))
@@ -357,9 +357,10 @@ async def test_a_cluster_node_accepts_the_script(own_valkey: Valkey) -> None:
     own_valkey.kill()
     own_valkey.start("--port", str(free_port()), "--cluster-enabled", "yes")
     async with rate_limits.connect(own_valkey.url) as client:
-        await client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        node: Any = client
+        await node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         async with asyncio.timeout(10):
-            while b"cluster_state:ok" not in await client.execute_command("CLUSTER", "INFO", NEVER_DECODE=True):
+            while b"cluster_state:ok" not in await node.execute_command("CLUSTER", "INFO"):  # noqa: ASYNC110 - it tells nobody
                 await asyncio.sleep(0.02)
         limiter = RateLimiter(client)
         limits = [Limit("key:1", rpm=5, tpm=5, concurrency=5), Limit("account:1", rpm=5, tpm=5, concurrency=5)]
@@ -423,20 +424,19 @@ async def test_a_valkey_that_was_never_there_is_replaced_by_local_buckets() -> N
 
 async def test_a_stalled_valkey_costs_one_short_wait_and_leaves_no_slot_taken(own_valkey: Valkey) -> None:
     async with rate_limits.connect(own_valkey.url) as client:
-        scene = Scene(client)
-        limit = Limit("key:1", rpm=100, concurrency=2)
-        await scene.admit(limit, name="before")
+        scene = Scene(client, processes=2)
+        limit = Limit("key:1", rpm=100, concurrency=4)
+        await scene.admit(limit, name="r0")
         own_valkey.send(signal.SIGSTOP)
         started = time.perf_counter()
-        await asyncio.gather(scene.admit(limit, name="a"), scene.admit(limit, name="b"))
+        results = await outcomes(scene, 3, limit)  # r0 (again) to r2: Valkey will admit them all when it wakes
         assert time.perf_counter() - started <= 0.3
-        refused = await scene.refused(limit)  # the local set is full
-        assert refused.kind == "concurrency"
+        assert admitted(results) == 2  # this process's half
         started = time.perf_counter()
-        for name in ("before", "a", "b"):
-            await scene.finish(limit, name=name)
-        await scene.admit(limit, name="c")
-        await scene.finish(limit, name="c")
+        await scene.finish(limit, name="r0")
+        await scene.finish(limit, name="r1")
+        await scene.admit(limit, name="r3")
+        await scene.finish(limit, name="r3")
         assert time.perf_counter() - started < 0.05
         own_valkey.send(signal.SIGCONT)
         await recovered(scene.limiter)

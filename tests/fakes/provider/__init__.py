@@ -34,7 +34,7 @@ Faults of the connection
     connect-close · reset · silence (never answers) · slow-first-byte;ms=1000;headers=1 (head first) · truncated-chunked;chunks=3 ·
     content-length-short · duplicate-content-length · length-and-chunked · glued-response (a second, stale answer in the same bytes) ·
     non-http-banner;close=1 · switching-101;close=1. Before any byte of a request: `provider.set_door("close"|"reset"|"silent"|"open")`,
-    and `provider.stop()` for a refused connection (`start()` takes the same port again).
+    (counted in `door_hits`), and `provider.stop()` for a refused connection (`start()` takes the same port again).
 Refusals
     status-NNN (400..599, in the words of the path's API; 502 as HTML) ;retry=seconds|date|huge|<text> ;retry_ms= ;should_retry=true|false
     ;html=1 ;message= ;code= · named: status-400 status-401 status-402 status-403 status-404 status-408 status-409 status-413 status-422

@@ -114,7 +114,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 def _conversation(asked: dict[str, Any]) -> list[tuple[str, str]]:
     """Return (role, text) of every turn, oldest first; a bare prompt is a turn of the user."""
-    turns = next((asked[key] for key in ("messages", "input", "contents", "prompt") if key in asked), [])
+    turns: Any = next((asked[key] for key in ("messages", "input", "contents", "prompt") if asked.get(key) is not None), [])
     if isinstance(turns, str):
         return [("user", turns)]
     if not isinstance(turns, list):
@@ -125,7 +125,7 @@ def _conversation(asked: dict[str, Any]) -> list[tuple[str, str]]:
 def _inputs(asked: dict[str, Any]) -> Iterator[str]:
     """Yield what an embeddings request wants embedded."""
     given = asked.get("input")
-    if "messages" in asked or "contents" in asked:
+    if asked.get("messages") or asked.get("contents"):
         return
     if isinstance(given, list) and all(isinstance(item, str) for item in given):
         yield from given

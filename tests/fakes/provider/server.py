@@ -31,6 +31,7 @@ class FakeProvider:
         self.host = host
         self.port = port
         self.canary_hits = 0
+        self.door_hits = 0
         self._journal = Journal(keep)
         self._barriers = Barriers(self._journal)
         self._failures: Counter[str] = Counter()
@@ -68,7 +69,7 @@ class FakeProvider:
         self._loop = self._stopping = self._thread = None
 
     def __enter__(self) -> Self:
-        return self.start()
+        return self.start() if self._thread is None else self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
@@ -87,7 +88,7 @@ class FakeProvider:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
 
         def accept() -> Connection:
-            return Connection(self._serve, self._journal, lambda: self._door, self._connections)
+            return Connection(self._serve, self._journal, self._meet_door, self._connections)
 
         server = await self._loop.create_server(accept, self.host, self.port, backlog=4096)
         self.port = server.sockets[0].getsockname()[1]
@@ -95,7 +96,7 @@ class FakeProvider:
         await self._stopping.wait()
         server.close()
         for connection in [*self._connections]:
-            connection.reset()
+            connection.stop()
         await asyncio.sleep(0)
 
     # Addresses
@@ -175,16 +176,26 @@ class FakeProvider:
             raise ValueError(f"{door!r} is none of {', '.join(DOORS)}")
         self._door = door
 
+    def wait_for_door(self, count: int = 1, timeout: float = 10) -> None:
+        """Return when `count` connections have met a door that was not open. Raises: TimeoutError."""
+        self._journal.wait(lambda: self.door_hits >= count, timeout, f"{count} connection(s) at the door")
+
     def reset(self) -> None:
         """Forget requests, mistakes, failure counts and canary hits; shut the barriers; open the door; accept every credential."""
         self._barriers.reset()
         self._failures.clear()
-        self.canary_hits = 0
+        self.canary_hits = self.door_hits = 0
         self._accepted = None
         self._door = "open"
         self._journal.clear()
 
     # Answers
+
+    def _meet_door(self) -> str:
+        if self._door != "open":
+            with self._journal.change():
+                self.door_hits += 1
+        return self._door
 
     async def _serve(self, exchange: Exchange) -> None:
         request = exchange.request

@@ -110,10 +110,11 @@ class Exchange:
         """Never return: the exchange is cancelled when the client leaves or the provider stops."""
         await asyncio.get_running_loop().create_future()
 
-    def client_left(self) -> None:
+    def client_left(self, moment: float) -> None:
+        """Say when the client left, unless the answer was over by then."""
         if not self.request.ended:
             with self._journal.change():
-                self.request.client_gone_at = time.monotonic()
+                self.request.client_gone_at = moment
 
     def _done(self) -> None:
         with self._journal.change():
@@ -143,6 +144,7 @@ class Connection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._writable: asyncio.Future[None] | None = None
         self._deaf = False
+        self._left_at: float | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -189,6 +191,9 @@ class Connection(asyncio.Protocol):
             self._journal.blame(traceback.format_exc())
         finally:
             self._exchange = None
+            # Told only now, so that whoever hears of it finds the answer truly ended.
+            if self._left_at is not None:
+                exchange.client_left(self._left_at)
         if not exchange.request.ended:
             self._journal.blame(f"the answer to {exchange.request.model!r} was left unfinished")
             exchange.reset()
@@ -215,6 +220,13 @@ class Connection(asyncio.Protocol):
                 taken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self._transport.abort()
 
+    def stop(self) -> None:
+        """Reset the connection because the provider ends; a running answer counts as cut, not as abandoned."""
+        if self._exchange is not None:
+            self._exchange.reset()
+        else:
+            self.reset()
+
     def _is_closing(self) -> bool:
         return self._transport is None or self._transport.is_closing()
 
@@ -235,9 +247,9 @@ class Connection(asyncio.Protocol):
         self._left()
 
     def _left(self) -> None:
-        if self._exchange is not None:
-            self._exchange.client_left()
-            if self._task is not None and not self._exchange.request.response_finished:
+        if self._left_at is None:
+            self._left_at = time.monotonic()
+            if self._task is not None and self._exchange is not None and not self._exchange.request.response_finished:
                 self._task.cancel()
 
 

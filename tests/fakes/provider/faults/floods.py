@@ -28,12 +28,12 @@ async def huge_body(call: Call) -> None:
     size = call.knobs.number("mb", 200) * MEBIBYTE
     if call.streams:
         letters = "a" * (16 * 1024)
-        before, repeated, after = _around(call, letters)
+        opening, repeated, ending = _around(call, letters)
         call.stream_head()
-        await call.send(before)
+        await call.send(opening)
         for _ in range(size // len(letters)):
             await call.exchange.send(repeated)
-        await call.exchange.finish(b"".join(one.data for one in after))
+        await call.exchange.finish(b"".join(one.data for one in ending))
         return
     before, _, after = call.body(call.compose(text=MARK)).partition(MARK.encode())
     call.exchange.head(200, call.headers(JSON), length=len(before) + size + len(after))

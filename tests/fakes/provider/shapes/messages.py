@@ -37,9 +37,12 @@ def events(answer: Answer) -> list[Event]:
         opening["usage"] = {**stated, "output_tokens": 1}
     stream = [_named(Part.OPEN, "message_start", message=opening), _named(Part.OPEN, "ping")]
     for index, block in enumerate(_blocks(answer)):
-        kind = block["type"]
-        empty = {"thinking": {"thinking": "", "signature": ""}, "text": {"text": ""}, "tool_use": {"input": {}}}[kind]
-        stream.append(_named(Part.CONTENT, "content_block_start", index=index, content_block={**block, **empty}))
+        empties: dict[str, dict[str, Any]] = {
+            "thinking": {"thinking": "", "signature": ""},
+            "text": {"text": ""},
+            "tool_use": {"input": {}},
+        }
+        stream.append(_named(Part.CONTENT, "content_block_start", index=index, content_block={**block, **empties[block["type"]]}))
         stream += [_named(Part.CONTENT, "content_block_delta", index=index, delta=delta) for delta in _deltas(block, answer)]
         stream.append(_named(Part.CONTENT, "content_block_stop", index=index))
     delta = {"stop_reason": STOPS.get(answer.finish, answer.finish), "stop_sequence": None}

@@ -37,8 +37,8 @@ def whole(answer: Answer) -> dict[str, Any]:
 def events(answer: Answer) -> list[Event]:
     numbers = count()
 
-    def named(part: Part, name: str, **fields: Any) -> Event:
-        return event(part, {"type": name, "sequence_number": next(numbers), **fields}, name)
+    def named(role: Part, title: str, /, **fields: Any) -> Event:
+        return event(role, {"type": title, "sequence_number": next(numbers), **fields}, title)
 
     started = {**_frame(answer), "status": "in_progress", "incomplete_details": None, "output": [], "usage": None}
     stream = [named(Part.OPEN, f"response.{moment}", response=started) for moment in ("created", "in_progress")]

@@ -1,0 +1,72 @@
+"""The housekeeping of money that Celery wakes. Each task may run twice, late or never: it finds its work in the database."""
+
+import uuid
+from datetime import timedelta
+
+import structlog
+from celery import shared_task
+from django.db import connection
+from django.db.models import Exists, OuterRef
+from django.utils import timezone
+
+from billing import ledger, partitions, reconciliation
+from billing.models import Hold, HoldOwner
+from billing.singleton import singleton
+
+log = structlog.get_logger(__name__)
+
+SWEPT_AT_ONCE = 500
+EXPIRED_AT_ONCE = 1000
+OWNER_KEPT = timedelta(days=1)
+
+
+@shared_task
+def sweep_holds() -> None:
+    """End the holds whose owner is dead or which outlived their limit, until there is none left."""
+    with singleton("sweep_holds") as alone:
+        while alone:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT charged_count, voided_count FROM billing_sweep(%s, %s, %s)", [timezone.now(), uuid.uuid4(), SWEPT_AT_ONCE])
+                charged, voided = cursor.fetchone() or (0, 0)
+            if not charged and not voided:
+                return
+            log.warning("holds_swept", charged=charged, voided=voided)
+
+
+@shared_task
+def expire_grants() -> None:
+    """Take back what is left of expired grants, as far as no request holds it."""
+    with singleton("expire_grants") as alone:
+        while alone:
+            expired = ledger.expire_grants(now=timezone.now(), limit=EXPIRED_AT_ONCE)
+            if expired:
+                log.info("grants_expired", count=len(expired), nano_usd=sum(transfer.amount for transfer in expired))
+            if len(expired) < EXPIRED_AT_ONCE:
+                return
+
+
+@shared_task
+def make_partitions() -> None:
+    """Make the coming months' partitions of usage records."""
+    with singleton("make_partitions") as alone:
+        if alone and (made := partitions.make_partitions(now=timezone.now())):
+            log.info("partitions_made", count=made)
+
+
+@shared_task
+def reconcile() -> None:
+    """Audit every invariant of money and shout about each that does not hold. Nothing is repaired."""
+    with singleton("reconcile") as alone:
+        if alone:
+            for drift in reconciliation.audit(now=timezone.now()):
+                log.error("billing_drift", **drift.as_dict())
+
+
+@shared_task
+def drop_dead_owners() -> None:
+    """Forget the processes whose lease ended a day ago and whose holds are all swept."""
+    with singleton("drop_dead_owners") as alone:
+        if alone:
+            HoldOwner.objects.filter(
+                ~Exists(Hold.objects.filter(owner_id=OuterRef("pk"))), lease_until__lt=timezone.now() - OWNER_KEPT
+            ).delete()

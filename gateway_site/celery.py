@@ -1,0 +1,37 @@
+"""The Celery application: it wakes work that lies in the database, and carries nothing itself."""
+
+import os
+
+from celery import Celery
+from celery.schedules import crontab
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway_site.settings")
+
+from django.conf import settings  # noqa: E402 - the variable above says which
+
+
+def _every(task: str, seconds: float) -> dict[str, object]:
+    # A wake-up that no worker took before the next one is due is worth nothing: it must not queue up behind a pause.
+    return {"task": task, "schedule": seconds, "options": {"expires": seconds}}
+
+
+app = Celery("tollgate")
+app.conf.update(
+    broker_url=settings.CELERY_BROKER_URL,
+    broker_connection_retry_on_startup=True,
+    result_backend=None,
+    task_ignore_result=True,
+    task_serializer="json",
+    result_serializer="json",
+    accept_content=["json"],
+    timezone="UTC",
+    worker_hijack_root_logger=False,
+    beat_schedule={
+        "sweep-holds": _every("billing.tasks.sweep_holds", 5.0),
+        "expire-grants": _every("billing.tasks.expire_grants", 60.0),
+        "reconcile": _every("billing.tasks.reconcile", 300.0),
+        "drop-dead-owners": _every("billing.tasks.drop_dead_owners", 3600.0),
+        "make-partitions": {"task": "billing.tasks.make_partitions", "schedule": crontab(hour="3", minute="17"), "options": {"expires": 3600}},
+    },
+)
+app.autodiscover_tasks()

@@ -1,0 +1,26 @@
+"""How gunicorn serves the application: uvicorn workers that drain their streams before they go."""
+
+import ctypes
+import os
+import signal
+import sys
+from typing import Any
+
+bind = os.environ.get("BIND", "127.0.0.1:8000")
+workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
+worker_class = "gateway_site.worker.Worker"
+preload_app = True
+keepalive = 75
+backlog = 2048
+accesslog = None
+control_socket_disable = True
+# The worker ends its streams itself within DRAIN_SECONDS; the rest is for settling.
+graceful_timeout = int(float(os.environ.get("DRAIN_SECONDS", "20"))) + 10
+timeout = 60
+
+
+def post_fork(_server: Any, _worker: Any) -> None:
+    """End a worker whose master was killed: it would go on accepting with nobody to restart it."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)

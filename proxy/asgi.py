@@ -1,0 +1,189 @@
+"""The lean ASGI handler in front of Django: runs the data plane's views without middleware, request signals or body spooling.
+
+The body guard comes first: a body larger than allowed is refused at its declared size, or as soon as it has grown too large. Stock Django
+would spool all of it to disk before looking at the key.
+"""
+
+import asyncio
+import io
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+import structlog
+from django.conf import settings
+from django.core.handlers.asgi import ASGIRequest
+from django.http import HttpResponse
+from django.http.response import HttpResponseBase
+
+from gateway_site import metrics
+from gateway_site.identifiers import uuid7
+from proxy import engine, errors
+from proxy.streams import OpenStream
+
+log = structlog.get_logger(__name__)
+
+BODY_SECONDS = 30.0
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Any]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class View(Protocol):
+    """A view of the data plane: an async Django view that may also answer with an open stream."""
+
+    async def __call__(self, request: ASGIRequest) -> "HttpResponseBase | StreamedResponse": ...
+
+
+class StreamedResponse(HttpResponse):
+    """The head of an answer whose body is an open stream; the handler pumps it."""
+
+    def __init__(self, stream: OpenStream) -> None:
+        super().__init__(content_type="text/event-stream; charset=utf-8")
+        self.stream = stream
+        self.headers["Cache-Control"] = "no-store"
+        self.headers["X-Accel-Buffering"] = "no"
+        for name, value in stream.headers:
+            self.headers[name] = value
+
+
+class ClientGone(Exception):
+    """The client hung up before its request was complete."""
+
+
+class DataPlane:
+    """The ASGI application: paths of `views` (by path, all POST) are served here, everything else by Django."""
+
+    def __init__(self, views: dict[str, View], django: App) -> None:
+        self._views = views
+        self._django = django
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            view = self._views.get(scope["path"])
+            if view is not None and scope["method"] == "POST":
+                await self._serve(view, scope, receive, send)
+            else:
+                await self._django(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
+        else:
+            await self._django(scope, receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            running = await engine.start()
+        except Exception as error:
+            log.exception("data_plane_not_started")
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await running.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _serve(self, view: View, scope: Scope, receive: Receive, send: Send) -> None:
+        clock = time.monotonic()
+        request_id = uuid7(time.time_ns() // 1_000_000)
+        watcher: asyncio.Task[None] | None = None
+        try:
+            body = await _read_body(scope, receive)
+            scope["tollgate"] = (request_id, clock, body)
+            request = ASGIRequest(scope, io.BytesIO(b""))
+            if b'"stream"' in body:
+                watcher = asyncio.create_task(_cancel_when_gone(receive, asyncio.current_task()))
+            response = await view(request)
+        except ClientGone:
+            return
+        except asyncio.CancelledError:
+            if watcher is None or not watcher.done():
+                raise  # not the client's doing: the server itself is being stopped
+            return
+        except Exception as error:
+            problem = errors.describe(error)
+            if problem.status == errors.INTERNAL.status:
+                log.exception("internal_error", request_id=str(request_id), path=scope["path"])
+            response = HttpResponse(errors.render_bytes(problem, str(request_id)), status=problem.status, content_type="application/json")
+            for name, value in problem.headers:
+                response.headers[name] = value
+        try:
+            await _send_response(response, request_id, send)
+        except asyncio.CancelledError:
+            if watcher is None or not watcher.done():
+                raise
+        finally:
+            if watcher is not None:
+                watcher.cancel()
+            metrics.REQUESTS.labels(scope["path"], response.status_code).inc()
+            metrics.SECONDS.labels(scope["path"]).observe(time.monotonic() - clock)
+
+
+async def _send_response(response: "HttpResponseBase | StreamedResponse", request_id: uuid.UUID, send: Send) -> None:
+    ident = str(request_id).encode()
+    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.items()]
+    headers += [(b"x-request-id", ident), (b"request-id", ident)]
+    if not isinstance(response, StreamedResponse):
+        content = response.content  # type: ignore[attr-defined] # the data plane's other answers are whole
+        headers.append((b"content-length", str(len(content)).encode()))
+        await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+        await send({"type": "http.response.body", "body": content, "more_body": False})
+        return
+    stream = response.stream
+    task = asyncio.current_task()
+    if task is not None:
+        stream.abort = task.cancel
+    streams = engine.current().streams
+    streams.add(stream)
+    try:
+        await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+        await stream.pump(send)
+    finally:
+        streams.discard(stream)
+        # Closing runs the relay's own `finally`, which settles without awaiting anything.
+        await stream.frames.aclose()
+        stream.abandon()
+
+
+async def _read_body(scope: Scope, receive: Receive) -> bytes:
+    """Read a bounded body.
+
+    Raises: BodyTooLarge, NotJson, ClientGone.
+    """
+    limit = settings.MAX_BODY_BYTES
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value) > limit:
+            raise errors.BodyTooLarge(limit)
+        if name == b"content-type" and b"json" not in value.lower():
+            raise errors.NotJson
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientGone
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body", False):
+        if len(body) > limit:
+            raise errors.BodyTooLarge(limit)
+        return body
+    pieces, size = [body], len(body)
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while message.get("more_body", False):
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                pieces.append(message.get("body", b""))
+                size += len(pieces[-1])
+                if size > limit:
+                    raise errors.BodyTooLarge(limit)
+    except TimeoutError as error:
+        raise ClientGone from error
+    return b"".join(pieces)
+
+
+async def _cancel_when_gone(receive: Receive, task: "asyncio.Task[Any] | None") -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    if task is not None:
+        task.cancel()

@@ -1,0 +1,135 @@
+"""The parts of the data plane, one set a process: made when the process starts, stopped in order when it ends."""
+
+import asyncio
+from collections.abc import Coroutine
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import structlog
+from django.conf import settings
+
+from billing.holds import HoldDesk
+from billing.quotas import PlanBook
+from billing.settlement import Settlement
+from catalog.snapshot import LiveCatalog
+from gateway_site.changes import Listener
+from gateway_site.clients import DatabaseUnavailable, Lane
+from keys.authentication import Authenticator
+from keys.secret import read_peppers
+from proxy import rate_limits
+from proxy.health import Health
+from proxy.streams import Streams
+from proxy.upstream import Upstream
+
+log = structlog.get_logger(__name__)
+
+LAST_USED_SECONDS = 30.0
+SETTLE_DEADLINE_SECONDS = 10.0
+NOTE_USED = "UPDATE keys_apikey SET last_used_at = now() WHERE id = ANY(%s) RETURNING id"
+
+
+class Engine:
+    """Everything that requests of one process share."""
+
+    def __init__(self) -> None:
+        deadline = settings.DATABASE_DEADLINE_SECONDS
+        conninfo = settings.DATABASE_URL
+        # A lost hold costs nothing (its request dies with it), so holds do not wait for the disk; settlements do.
+        self._hold_lane = Lane(conninfo, deadline_seconds=deadline, options="-c synchronous_commit=off")
+        self._settle_lane = Lane(conninfo, deadline_seconds=SETTLE_DEADLINE_SECONDS)
+        self._look_up_lane = Lane(conninfo, deadline_seconds=deadline)
+        self._housekeeping_lane = Lane(conninfo, deadline_seconds=deadline)
+        self.settlement = Settlement(self._settle_lane, spool=Path(settings.SPOOL_DIR))
+        self.desk = HoldDesk(
+            self._hold_lane, lease=timedelta(seconds=settings.HOLD_LEASE_SECONDS), release=self.settlement.release, owner_lane=self._housekeeping_lane
+        )
+        self.authenticator = Authenticator(self._look_up_lane, read_peppers(settings.KEY_PEPPERS))
+        self.plans = PlanBook(self._look_up_lane)
+        self.catalog = LiveCatalog(self._housekeeping_lane)
+        self.limiter = rate_limits.RateLimiter(rate_limits.connect(settings.REDIS_URL), processes=settings.WEB_CONCURRENCY)
+        self.health = Health()
+        self.streams = Streams()
+        self.upstream = Upstream()
+        self._listener = Listener(settings.REDIS_URL)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._wire_changes()
+
+    async def start(self) -> None:
+        """Load the catalog, say that this process lives, and begin the background work."""
+        await self.upstream.start()
+        await self.catalog.refresh()
+        await self.desk.renew_lease()
+        for work in (
+            self.catalog.keep_fresh(),
+            self.desk.keep_lease(),
+            self.settlement.keep_replaying(),
+            self.streams.keep_watch(),
+            self._listener.run(),
+            self._note_used_keys(),
+        ):
+            self.spawn(work)
+
+    async def stop(self) -> None:
+        """Settle what is over, then stop everything. Requests that are still open die with the process and are swept."""
+        await self.settlement.idle()
+        await self.limiter.idle()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.limiter.close()
+        await self.upstream.close()
+        for lane in (self._hold_lane, self._settle_lane, self._look_up_lane, self._housekeeping_lane):
+            await lane.close()
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run in the background, with a strong reference, until done or until the process stops."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    @property
+    def degraded(self) -> list[str]:
+        """What works less well than it should, for /readyz."""
+        return ["rate_limits"] if self.limiter.degraded else []
+
+    def _wire_changes(self) -> None:
+        self._listener.on_change("catalog", self.catalog.nudge)
+        self._listener.on_change("key", lambda ident: self.authenticator.forget(_number(ident)))
+        self._listener.on_change("account", lambda ident: self.plans.forget(_number(ident)))
+        self._listener.on_change("account", lambda ident: self.authenticator.forget_account(_number(ident)))
+
+    async def _note_used_keys(self) -> None:
+        while True:
+            await asyncio.sleep(LAST_USED_SECONDS)
+            used = self.authenticator.used
+            if used:
+                self.authenticator.used = set()
+                try:
+                    await self._housekeeping_lane.fetch(NOTE_USED, [list(used)])
+                except (DatabaseUnavailable, psycopg.Error) as error:
+                    log.info("last_used_not_noted", error=str(error))
+
+
+def _number(ident: str | None) -> int | None:
+    return int(ident) if ident is not None and ident.isdigit() else None
+
+
+_current: Engine | None = None
+
+
+def current() -> Engine:
+    """This process's engine. Raises: RuntimeError before the server has started it."""
+    if _current is None:
+        raise RuntimeError("the data plane has not been started in this process")
+    return _current
+
+
+async def start() -> Engine:
+    """Make and start this process's engine."""
+    global _current
+    engine = Engine()
+    await engine.start()
+    _current = engine
+    return engine

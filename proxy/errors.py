@@ -1,0 +1,249 @@
+"""The one table of errors: which condition becomes which status, type, code and message, and how a client's format shows it.
+
+`docs/errors.md` is generated from it (`python -m tools.build_error_docs`), and a test compares the two.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from billing import holds
+from catalog import money
+from catalog.snapshot import ModelNotFound
+from gateway_site.clients import DatabaseUnavailable
+from keys import authentication
+from proxy import failures
+from proxy.body import InvalidJson
+from proxy.formats.openai_chat import InvalidRequest
+from proxy.rate_limits import RateLimited
+
+HELP_URL = "/docs/errors#"
+
+
+class BodyTooLarge(Exception):
+    """The request body is larger than the gateway takes (bytes)."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self.limit = limit
+
+
+class NotJson(Exception):
+    """The Content-Type is not JSON."""
+
+
+class ModelNotAllowed(Exception):
+    """The key or the plan does not include this model."""
+
+    def __init__(self, model: str, *, scope: str) -> None:
+        super().__init__(model, scope)
+        self.model = model
+        self.scope = scope
+
+
+class EndpointNotAllowed(Exception):
+    """The key may not use this endpoint."""
+
+
+class WrongEndpoint(Exception):
+    """The model is of another kind than the endpoint serves."""
+
+    def __init__(self, model: str, *, kind: str) -> None:
+        super().__init__(model, kind)
+        self.model = model
+        self.kind = kind
+
+
+class NoSuchRoute(Exception):
+    """Nothing is served at this address."""
+
+
+class RequestNotFound(Exception):
+    """No request of this id belongs to the account."""
+
+
+class CostAboveMaximum(Exception):
+    """The request may cost more than its own `x-max-cost` (nano-USD)."""
+
+    def __init__(self, *, needed: int, maximum: int) -> None:
+        super().__init__(needed, maximum)
+        self.needed = needed
+        self.maximum = maximum
+
+
+class ServerRestarting(Exception):
+    """This process is shutting down and takes nothing new."""
+
+
+class WalletRanOut(Exception):
+    """A stream was ended because nothing more could be held for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One error as a client sees it."""
+
+    status: int
+    type: str
+    code: str
+    label: str  # the upper-case code of the envelope
+    message: str
+    param: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One row of the table; `say` makes the message (and `more` what else) from the condition's data."""
+
+    status: int
+    type: str
+    code: str
+    label: str
+    when: str
+    remedy: str
+    say: Callable[[Any], str]
+    more: Callable[[Any], Mapping[str, Any]] = field(default=lambda _: {})
+
+
+def _retry_after(seconds: float) -> tuple[tuple[str, str], ...]:
+    return (("retry-after", str(max(1, -int(-seconds // 1)))), ("retry-after-ms", str(max(1, int(seconds * 1000)))))
+
+
+_NO_RETRY = (("x-should-retry", "false"),)
+_INVALID, _AUTH, _QUOTA, _SERVER = "invalid_request_error", "authentication_error", "insufficient_quota", "server_error"
+
+TABLE: dict[type[Exception], Entry] = {
+    InvalidJson: Entry(400, _INVALID, "invalid_json", "BAD_REQUEST", "The body is not a JSON object the gateway takes.",
+        "Send one JSON object, at most 64 levels deep, with finite numbers and no name twice.", str),
+    InvalidRequest: Entry(400, _INVALID, "invalid_request_error", "BAD_REQUEST",
+        "A field is missing or out of bounds (`missing_model` when it is the model).", "See `param` and the message.",
+        lambda e: e.message, lambda e: {"param": e.param, "code": e.code}),
+    failures.RequestRefused: Entry(400, _INVALID, "invalid_request_error", "BAD_REQUEST",
+        "The provider refuses the request itself (`context_length_exceeded` when it is too long).", "Change the request as the message says.",
+        lambda e: e.message, lambda e: {"status": e.status, "param": e.param, **({"code": e.code} if e.code else {})}),
+    WrongEndpoint: Entry(400, _INVALID, "wrong_endpoint", "BAD_REQUEST", "The model is of another kind than this endpoint serves.",
+        "Use the endpoint for the model's kind.",
+        lambda e: f"The model '{e.model}' is of kind '{e.kind}' and is not served at this endpoint.", lambda _: {"param": "model"}),
+    CostAboveMaximum: Entry(400, _INVALID, "cost_above_maximum", "BAD_REQUEST", "The request may cost more than its `x-max-cost` header allows.",
+        "Raise x-max-cost, or ask for fewer output tokens.",
+        lambda e: f"This request may cost up to ${money.usd(e.needed)}, more than its x-max-cost of ${money.usd(e.maximum)}."),
+    authentication.TwoKeys: Entry(400, _INVALID, "two_keys", "BAD_REQUEST", "The request carries two different keys.", "Send one key.",
+        lambda _: "The request carries two different API keys. Send one, as 'Authorization: Bearer' or 'X-API-Key'."),
+    authentication.NoKey: Entry(401, _AUTH, "invalid_api_key", "UNAUTHORIZED", "No key was sent.", "Send 'Authorization: Bearer sk-gw-…'.",
+        lambda _: "No API key was sent. Send it as 'Authorization: Bearer sk-gw-…' or 'X-API-Key: sk-gw-…'."),
+    authentication.InvalidKey: Entry(401, _AUTH, "invalid_api_key", "UNAUTHORIZED", "The key is malformed, unknown, revoked or expired.",
+        "Check the key for typing errors, or make a new one.",
+        lambda _: "This API key is not valid: it is mistyped, unknown, revoked or expired."),
+    holds.KeyInactive: Entry(401, _AUTH, "invalid_api_key", "UNAUTHORIZED", "The key was revoked a moment ago.", "Make a new key.",
+        lambda _: "This API key is not valid: it is mistyped, unknown, revoked or expired."),
+    holds.InsufficientBalance: Entry(402, _QUOTA, "insufficient_quota", "INSUFFICIENT_CREDITS",
+        "The wallet's free amount does not cover even a small answer.", "Top up, or wait for requests under way to give back what they hold.",
+        lambda e: f"Insufficient balance: ${money.usd(max(0, e.available))} is free and this request needs at least ${money.usd(e.needed)}. Top up to continue.",
+        lambda _: {"headers": _NO_RETRY}),
+    holds.BudgetSpent: Entry(402, _QUOTA, "key_budget_exceeded", "INSUFFICIENT_CREDITS", "The key's own budget for this window is spent.",
+        "Raise the key's budget, use another key, or wait for the next window.",
+        lambda e: f"This key's budget is spent (${money.usd(max(0, e.available))} left). It begins anew at {e.resets_at:%Y-%m-%dT%H:%M:%SZ}.",
+        lambda _: {"headers": _NO_RETRY}),
+    authentication.KeyDisabled: Entry(403, "permission_error", "key_disabled", "FORBIDDEN", "The key or its account is switched off.",
+        "Switch it on again, or ask the operator.", lambda _: "This API key is disabled."),
+    holds.WalletInactive: Entry(403, "permission_error", "account_inactive", "FORBIDDEN", "The account's wallet is frozen or closed.",
+        "Ask the operator.", lambda _: "This account's wallet is frozen or closed."),
+    authentication.WrongKeyKind: Entry(403, "permission_error", "wrong_key_kind", "FORBIDDEN",
+        "A management key was used for inference, or an inference key for management.", "Use a key of the right kind.",
+        lambda e: f"A key of kind '{e.kind}' cannot be used here."),
+    authentication.AddressNotAllowed: Entry(403, "permission_error", "address_not_allowed", "FORBIDDEN", "The key may not be used from this address.",
+        "Call from an allowed network, or change the key's networks.", lambda _: "This API key may not be used from your network address."),
+    ModelNotAllowed: Entry(403, "permission_error", "model_not_allowed", "FORBIDDEN", "The key or the plan does not include the model.",
+        "GET /v1/models lists what this key may use.",
+        lambda e: f"The model '{e.model}' is not allowed by this {e.scope}. GET /v1/models lists what you can use.", lambda _: {"param": "model"}),
+    EndpointNotAllowed: Entry(403, "permission_error", "endpoint_not_allowed", "FORBIDDEN", "The key may not use this endpoint.",
+        "Use a key whose scope includes it.", lambda _: "This API key may not use this endpoint."),
+    ModelNotFound: Entry(404, _INVALID, "model_not_found", "NOT_FOUND", "No model of this name is for sale.", "GET /v1/models lists the models.",
+        lambda e: f"The model '{e.name[:100]}' does not exist. GET /v1/models lists the models you can use.", lambda _: {"param": "model"}),
+    RequestNotFound: Entry(404, _INVALID, "request_not_found", "NOT_FOUND", "No request of this id belongs to the account.",
+        "Use the x-request-id of one of your own answers; a receipt appears when the request has ended.",
+        lambda _: "No finished request with this id belongs to your account."),
+    NoSuchRoute: Entry(404, _INVALID, "not_found", "NOT_FOUND", "Nothing is served at this address.", "Check the path and the method.",
+        lambda _: "Nothing is served at this address with this method."),
+    BodyTooLarge: Entry(413, _INVALID, "body_too_large", "BAD_REQUEST", "The body is larger than the gateway takes.", "Send less.",
+        lambda e: f"The request body is larger than {e.limit} bytes."),
+    NotJson: Entry(415, _INVALID, "not_json", "BAD_REQUEST", "The Content-Type is not JSON.", "Send 'Content-Type: application/json'.",
+        lambda _: "Send the request as 'Content-Type: application/json'."),
+    RateLimited: Entry(429, "rate_limit_error", "rate_limit_exceeded", "RATE_LIMITED", "Too many requests or tokens a minute, or requests at once.",
+        "Wait as `Retry-After` says.",
+        lambda e: f"Rate limit reached: {e.limit} {_LIMIT_NAMES[e.kind]}. Retry in {max(1, round(e.retry_after_seconds))} s.",
+        lambda e: {"headers": _retry_after(e.retry_after_seconds)}),
+    holds.QuotaSpent: Entry(429, "rate_limit_error", "token_limit_exceeded", "RATE_LIMITED", "The plan's tokens for this month are used up.",
+        "Change the plan, or wait for the next month. Retrying does not help, so the answer says `x-should-retry: false`.",
+        lambda e: f"The plan's monthly token quota is used up ({max(0, e.available)} tokens left). It begins anew at {e.resets_at:%Y-%m-%dT%H:%M:%SZ}.",
+        lambda _: {"headers": _NO_RETRY}),
+    failures.ProviderBusy: Entry(429, "rate_limit_error", "rate_limit_exceeded", "RATE_LIMITED", "The model's providers are busy.",
+        "Wait as `Retry-After` says.", lambda _: "The model is busy. Retry shortly.",
+        lambda e: {"headers": _retry_after(e.retry_after_seconds or 1.0)}),
+    failures.ProviderFault: Entry(502, _SERVER, "provider_error", "PROVIDER_ERROR", "The model's provider failed; nothing was charged.",
+        "Retry with a back-off.", lambda _: "The model's provider returned an error. Nothing was charged."),
+    failures.BrokenAnswer: Entry(502, _SERVER, "provider_error", "PROVIDER_ERROR", "The provider's answer was cut or unreadable.",
+        "Retry with a back-off.", lambda _: "The model's provider returned an unusable answer. You are charged only for what was delivered."),
+    failures.CannotConnect: Entry(502, _SERVER, "provider_error", "PROVIDER_ERROR", "The model's provider cannot be reached.",
+        "Retry with a back-off.", lambda _: "The model's provider cannot be reached. Nothing was charged."),
+    failures.ProviderKeyRefused: Entry(503, _SERVER, "no_available_provider", "SERVICE_UNAVAILABLE", "No provider of the model can be used now.",
+        "Retry later; the operator is told.", lambda _: "No provider of this model is available right now."),
+    failures.NoRoute: Entry(503, _SERVER, "no_available_provider", "SERVICE_UNAVAILABLE", "No provider of the model can be used now.",
+        "Retry later; the operator is told.", lambda e: f"No provider of the model '{e.model}' is available right now.",
+        lambda e: {"headers": _retry_after(e.retry_after_seconds)} if e.retry_after_seconds else {}),
+    holds.BillingUnavailable: Entry(503, _SERVER, "billing_unavailable", "SERVICE_UNAVAILABLE",
+        "The wallet cannot be asked, so nothing may be admitted; nothing was charged.", "Retry in a second.",
+        lambda _: "Billing is unavailable for a moment. Nothing was charged; retry shortly.", lambda _: {"headers": _retry_after(1)}),
+    DatabaseUnavailable: Entry(503, _SERVER, "billing_unavailable", "SERVICE_UNAVAILABLE", "The database cannot be asked.", "Retry in a second.",
+        lambda _: "Billing is unavailable for a moment. Nothing was charged; retry shortly.", lambda _: {"headers": _retry_after(1)}),
+    ServerRestarting: Entry(503, _SERVER, "server_restarting", "SERVICE_UNAVAILABLE", "The process is shutting down.",
+        "Retry at once: another process answers. A stream that was cut is charged for what was delivered.",
+        lambda _: "The server is restarting. Retry; a cut stream is charged only for what was delivered.", lambda _: {"headers": _retry_after(1)}),
+    failures.TimedOut: Entry(504, _SERVER, "upstream_timeout", "PROVIDER_ERROR", "The provider was silent for too long.",
+        "Retry; stream long answers.", lambda _: "The model's provider did not answer in time. You are charged only for what was delivered."),
+    WalletRanOut: Entry(402, _QUOTA, "insufficient_quota", "INSUFFICIENT_CREDITS",
+        "A stream was ended because the balance or the key's budget is spent; what was delivered is charged.", "Top up and continue.",
+        lambda _: "The balance or budget ran out during the answer. What was delivered is charged; top up to continue."),
+}
+_LIMIT_NAMES = {"requests": "requests per minute", "tokens": "tokens per minute", "concurrency": "requests at once"}
+INTERNAL = Entry(500, _SERVER, "internal_error", "INTERNAL_ERROR", "The gateway itself failed; nothing was charged beyond what was delivered.",
+    "Retry; if it stays, tell the operator the request id.", lambda _: "An internal error occurred. The operator can find it by the request id.")  # fmt: skip
+
+
+def describe(condition: BaseException) -> Problem:
+    """The row of the table for a condition; what is not in it is an internal error."""
+    entry = next((TABLE[kind] for kind in type(condition).__mro__ if kind in TABLE), INTERNAL)
+    more = entry.more(condition)
+    return Problem(
+        status=more.get("status", entry.status),
+        type=entry.type,
+        code=more.get("code", entry.code),
+        label=entry.label,
+        message=entry.say(condition),
+        param=more.get("param"),
+        headers=more.get("headers", ()),
+    )
+
+
+def render(problem: Problem, request_id: str) -> dict[str, Any]:
+    """The error body in OpenAI's shape, a superset that serves every client of the formats we started from."""
+    return {
+        "success": False,
+        "code": problem.label,
+        "error": {
+            "message": problem.message,
+            "type": problem.type,
+            "param": problem.param,
+            "code": problem.code,
+            "request_id": request_id,
+            "help_url": HELP_URL + problem.code,
+        },
+    }
+
+
+def render_bytes(problem: Problem, request_id: str) -> bytes:
+    """`render` as JSON."""
+    return orjson.dumps(render(problem, request_id))

@@ -1,0 +1,401 @@
+"""OpenAI Chat Completions: what a request asks for, and what an answer (whole or streamed) used. Pure.
+
+Same-format calls pass through as bytes. The request's declared splices are the model name, `stream_options.include_usage` and a clamped output
+limit; the answer's are `usage` (which gains `cost`) and the usage chunk, added or hidden as the client asked.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from catalog import money
+from catalog.usage import TokenUsage
+from proxy.body import Body
+from proxy.sse import Splitter
+
+NAME = "chat"
+MOST_MESSAGES = 2048
+MOST_CHOICES = 128
+MOST_OUTPUT = 10_000_000
+TOKENS_PER_MESSAGE = 8  # roles and separators, and a little more
+TOKENS_PER_MEDIUM = 3000  # an image or file given by reference costs tokens that its few bytes do not show
+BYTES_PER_TOKEN = 4  # for estimates; bounds count a token a byte
+LIMIT_FIELDS = ("max_completion_tokens", "max_tokens")
+
+_USAGE = re.compile(rb'"usage"\s*:\s*\{')
+_ERROR = re.compile(rb'"error"\s*:\s*[{"]')
+_FINISH = re.compile(rb'"finish_reason"\s*:\s*"([a-z_]+)"')
+_DELTA = re.compile(rb'"(?:content|reasoning_content|reasoning|arguments|refusal|name)"\s*:\s*"((?:[^"\\]|\\.)+)"')
+_DONE = b"data: [DONE]\n\n"
+
+
+class InvalidRequest(Exception):
+    """A field of the request is missing or out of bounds."""
+
+    def __init__(self, message: str, *, param: str | None = None, code: str = "invalid_request_error") -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """What the gateway needs to know of a request. Tokens: `input_bound` can not be exceeded, `input_estimate` is likely."""
+
+    model: str
+    stream: bool
+    wants_usage: bool
+    choices: int
+    output_limit: int | None
+    limit_field: str | None
+    input_bound: int
+    input_estimate: int
+    user_tag: str
+
+
+def read_request(body: Body, *, default_model: str | None = None) -> ChatRequest:
+    """Read and check a request.
+
+    Raises: InvalidRequest.
+    """
+    fields = body.fields
+    model = fields.get("model", default_model)
+    if model is None or model == "":
+        raise InvalidRequest("The field 'model' is required. GET /v1/models lists the models you can use.", param="model", code="missing_model")
+    if not isinstance(model, str) or len(model) > 200:
+        raise InvalidRequest("The field 'model' must be a model's name.", param="model")
+    messages = fields.get("messages")
+    if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
+        raise InvalidRequest("The field 'messages' must be a list of at least one message object.", param="messages")
+    if len(messages) > MOST_MESSAGES:
+        raise InvalidRequest(f"At most {MOST_MESSAGES} messages fit in one request.", param="messages")
+    stream = _read(fields, "stream", bool, default=False)
+    options = _read(fields, "stream_options", dict, default={})
+    wants_usage = options.get("include_usage", False)
+    if not isinstance(wants_usage, bool):
+        raise InvalidRequest("The field 'stream_options.include_usage' must be true or false.", param="stream_options")
+    choices = _read_count(fields, "n", most=MOST_CHOICES) or 1
+    limit_field = next((name for name in LIMIT_FIELDS if fields.get(name) is not None), None)
+    limits = [limit for name in LIMIT_FIELDS if (limit := _read_count(fields, name, most=MOST_OUTPUT)) is not None]
+    media = sum(_count_media(message.get("content")) for message in messages)
+    overhead = TOKENS_PER_MESSAGE * len(messages) + TOKENS_PER_MEDIUM * media
+    user = fields.get("user")
+    return ChatRequest(
+        model=model,
+        stream=stream,
+        wants_usage=stream and wants_usage,
+        choices=choices,
+        output_limit=max(limits) if limits else None,  # given both, the provider may take either
+        limit_field=limit_field,
+        input_bound=len(body.raw) + overhead,
+        input_estimate=_estimate_input(messages, fields) + overhead,
+        user_tag=user[:100] if isinstance(user, str) else "",
+    )
+
+
+def splice_request(
+    body: Body, request: ChatRequest, *, upstream_model: str, output_limit: int | None, limit_field: str, streams_usage: bool
+) -> bytes:
+    """The bytes to send upstream. `output_limit` (tokens) is set only when it had to be clamped."""
+    edits: dict[str, bytes] = {}
+    if body.fields.get("model") != upstream_model:
+        edits["model"] = orjson.dumps(upstream_model)
+    if request.stream and streams_usage and not request.wants_usage:
+        edits["stream_options"] = orjson.dumps({**(body.fields.get("stream_options") or {}), "include_usage": True})
+    if output_limit is not None:
+        given = [name for name in LIMIT_FIELDS if body.fields.get(name) is not None]
+        edits.update(dict.fromkeys(given or [limit_field], str(output_limit).encode()))
+    return body.splice(edits) if edits else body.raw
+
+
+def read_usage(usage: Mapping[str, Any] | None) -> TokenUsage | None:
+    """Turn a provider's `usage` into disjoint buckets; None when there is none or it is not made of numbers.
+
+    Providers disagree on what contains what; the total tells (all seen in recorded traffic): reasoning outside the completion (xAI: total =
+    prompt + completion + reasoning), cached outside the prompt (Grok on Azure: cached > prompt), thoughts only in the total (Gemini's
+    OpenAI endpoint: total > prompt + completion), audio only in total and details (Mistral).
+    """
+    if not usage:
+        return None
+    details_in = _mapping(usage.get("prompt_tokens_details"))
+    details_out = _mapping(usage.get("completion_tokens_details"))
+    try:
+        prompt = _count(usage.get("prompt_tokens"))
+        completion = _count(usage.get("completion_tokens"))
+        total = _count(usage.get("total_tokens"), default=prompt + completion)
+        cached = _count(details_in.get("cached_tokens")) or _count(usage.get("prompt_cache_hit_tokens")) or _count(usage.get("cached_tokens"))
+        written = _count(details_in.get("cache_write_tokens"))
+        audio_in = _count(details_in.get("audio_tokens"))
+        reasoning = _count(details_out.get("reasoning_tokens"))
+        audio_out = _count(details_out.get("audio_tokens"))
+    except ValueError:
+        return None
+    if "prompt_tokens" not in usage and "completion_tokens" not in usage:
+        return None
+    beyond = total - prompt - completion
+    if beyond > 0 and beyond == reasoning:
+        completion += reasoning
+    elif beyond > 0 and beyond == audio_in:
+        prompt += audio_in
+    elif beyond > 0 and reasoning == 0:
+        reasoning = beyond
+        completion += beyond
+    if cached > prompt:
+        prompt += cached
+    audio_in = min(audio_in, prompt - cached)
+    written = min(written, prompt - cached - audio_in)
+    audio_out = min(audio_out, completion)
+    reasoning = min(reasoning, completion - audio_out)
+    return TokenUsage(
+        input_tokens=prompt - cached - written - audio_in,
+        cached_input_tokens=cached,
+        cache_write_tokens=written,
+        audio_input_tokens=audio_in,
+        output_tokens=completion - reasoning - audio_out,
+        reasoning_tokens=reasoning,
+        audio_output_tokens=audio_out,
+    )
+
+
+def read_reported_cost(usage: Mapping[str, Any] | None) -> int | None:
+    """What the provider itself says the request cost, in nano-USD (OpenRouter's `cost` in dollars, xAI's ticks of 10^-10 dollars)."""
+    if not usage:
+        return None
+    ticks = usage.get("cost_in_usd_ticks")
+    if isinstance(ticks, int) and not isinstance(ticks, bool) and 0 <= ticks <= money.LARGEST:
+        return -(-ticks // 10)
+    cost = usage.get("cost")
+    if isinstance(cost, int | float) and not isinstance(cost, bool) and 0 <= cost < 1_000_000:
+        return round(cost * money.NANO_PER_USD)
+    return None
+
+
+def render_usage(usage: TokenUsage) -> dict[str, Any]:
+    """Our own count in the provider's words, for answers whose provider gave none."""
+    return {
+        "prompt_tokens": usage.total_input_tokens,
+        "completion_tokens": usage.total_output_tokens,
+        "total_tokens": usage.total_input_tokens + usage.total_output_tokens,
+    }
+
+
+def with_cost(usage: Mapping[str, Any], *, cost: int, upstream_cost: int) -> bytes:
+    """The `usage` object with `cost` and `cost_details` as OpenRouter has them (dollars)."""
+    return orjson.dumps(
+        {**usage, "cost": cost / money.NANO_PER_USD, "cost_details": {"upstream_inference_cost": upstream_cost / money.NANO_PER_USD}}
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ChatAnswer:
+    """What a whole answer used and how it ended."""
+
+    body: Body
+    usage: Mapping[str, Any] | None
+    finish_reason: str
+    output_bytes: int
+
+
+class NotAnAnswer(Exception):
+    """The body is not a chat completion."""
+
+
+def read_answer(raw: bytes) -> ChatAnswer:
+    """Read a whole answer.
+
+    Raises: NotAnAnswer.
+    """
+    try:
+        fields = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise NotAnAnswer("not JSON") from error
+    if not isinstance(fields, dict) or not isinstance(fields.get("choices"), list) or fields.get("error"):
+        raise NotAnAnswer("no choices")
+    choices = [choice for choice in fields["choices"] if isinstance(choice, dict)]
+    usage = fields.get("usage")
+    return ChatAnswer(
+        body=Body(raw, fields),
+        usage=usage if isinstance(usage, dict) else None,
+        finish_reason=next((reason for choice in choices if isinstance(reason := choice.get("finish_reason"), str)), ""),
+        output_bytes=sum(len(text) for choice in choices for text in _DELTA.findall(orjson.dumps(choice.get("message")))),
+    )
+
+
+class ChatTap:
+    """Watches a stream go by: forwards whole events as received, remembers usage, finish reason and how much text there was.
+
+    The usage chunk is held back until the end, so that `finish` can put the cost in or leave the chunk out.
+    """
+
+    __slots__ = ("_held", "_identity", "_splitter", "_wants_usage", "done", "error", "finish_reason", "output_bytes", "usage")
+
+    def __init__(self, *, wants_usage: bool) -> None:
+        self._splitter = Splitter()
+        self._wants_usage = wants_usage
+        self._held: bytes | None = None
+        self._identity: bytes = b""
+        self.usage: Mapping[str, Any] | None = None
+        self.finish_reason = ""
+        self.output_bytes = 0
+        self.done = False
+        self.error: Any = None
+
+    @property
+    def has_output(self) -> bool:
+        """Whether anything was delivered that a client would call an answer."""
+        return self.output_bytes > 0 or bool(self.finish_reason)
+
+    def feed(self, data: bytes) -> bytes:
+        """Take what one read returned; returns what to forward now (whole events).
+
+        Raises: proxy.sse.EventTooLarge.
+        """
+        block = self._splitter.feed(data)
+        if not block:
+            return b""
+        if not self._identity:
+            self._identity = block[:4096]
+        if _USAGE.search(block) or b"[DONE]" in block or _ERROR.search(block):
+            return self._feed_events(block)
+        self._watch(block)
+        return block
+
+    def finish(self, *, usage: bytes | None) -> bytes:
+        """What to send last: the usage chunk (its `usage` replaced by these JSON bytes) if there is one to show, and the terminator."""
+        tail = b""
+        if usage is not None and self._wants_usage:
+            tail = self._usage_event(usage)
+        return tail + _DONE
+
+    def fail(self, error: Mapping[str, Any], *, ran_out: bool) -> bytes:
+        """What to send last when the stream failed after it began: the error, which OpenAI's SDKs raise, never an invented clean end.
+
+        With `ran_out` (nothing more could be held) a chunk before it says that the answer ends for its length.
+        """
+        tail = b""
+        if ran_out:
+            tail = b"data: " + orjson.dumps({**self._chunk(), "choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]}) + b"\n\n"
+        return tail + b"data: " + orjson.dumps(error) + b"\n\n" + _DONE
+
+    @property
+    def shows_usage(self) -> bool:
+        """Whether the stream ends with a usage chunk."""
+        return self._wants_usage
+
+    def _watch(self, block: bytes) -> None:
+        for text in _DELTA.findall(block):
+            self.output_bytes += len(text)
+        for reason in _FINISH.findall(block):
+            self.finish_reason = reason.decode()
+
+    def _feed_events(self, block: bytes) -> bytes:
+        forward = []
+        for event in self._splitter.events(block):
+            data = self._splitter.data_of(event)
+            if data.strip() == b"[DONE]":
+                self.done = True
+                break  # `finish` ends the stream
+            fields = _parse_event(data)
+            if fields is None:
+                forward.append(event)
+                continue
+            if fields.get("error"):
+                self.error = fields["error"]
+                break
+            usage = fields.get("usage") or _mapping(fields.get("x_groq")).get("usage")
+            if isinstance(usage, dict) and usage:
+                self.usage = usage
+                if not fields.get("choices"):
+                    # The usage chunk proper. (Some providers repeat a running usage in every chunk with choices: those pass.)
+                    if self._wants_usage:
+                        self._held = event
+                    continue
+            self._watch(event)
+            forward.append(event)
+        return b"".join(forward)
+
+    def _usage_event(self, usage: bytes) -> bytes:
+        if self._held is not None:
+            data = self._splitter.data_of(self._held)
+            return self._held.replace(data, Body(data, orjson.loads(data)).splice({"usage": usage}))
+        chunk = {**self._chunk(), "choices": []}
+        return b"data: " + Body(orjson.dumps(chunk), chunk).splice({"usage": usage}) + b"\n\n"
+
+    def _chunk(self) -> dict[str, Any]:
+        """The fields that every chunk of this stream has, taken from its first."""
+        identity: Mapping[str, Any] = {}
+        for event in self._splitter.events(self._identity):
+            identity = _parse_event(self._splitter.data_of(event)) or {}
+            if identity.get("id"):
+                break
+        return {
+            "id": identity.get("id") or "chatcmpl-0",
+            "object": "chat.completion.chunk",
+            "created": identity.get("created") or 0,
+            "model": identity.get("model") or "",
+        }
+
+
+def _parse_event(data: bytes) -> dict[str, Any] | None:
+    try:
+        fields = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
+    return fields if isinstance(fields, dict) else None
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _count(value: Any, default: int = 0) -> int:
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or value in (float("inf"), float("-inf")):
+        raise ValueError(value)
+    if value < 0 or value != int(value):
+        raise ValueError(value)
+    return int(value)
+
+
+def _read(fields: Mapping[str, Any], name: str, kind: type, *, default: Any) -> Any:
+    value = fields.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, kind):
+        raise InvalidRequest(f"The field {name!r} must be {'true or false' if kind is bool else 'an object'}.", param=name)
+    return value
+
+
+def _read_count(fields: Mapping[str, Any], name: str, *, most: int) -> int | None:
+    value = fields.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise InvalidRequest(f"The field {name!r} must be a whole number from 1 to {most}.", param=name)
+    return value
+
+
+def _count_media(content: Any) -> int:
+    if not isinstance(content, list):
+        return 0
+    return sum(1 for part in content if isinstance(part, dict) and part.get("type") not in ("text", None))
+
+
+def _estimate_input(messages: list[dict[str, Any]], fields: Mapping[str, Any]) -> int:
+    size = 0
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, str):
+            size += len(content)
+        elif isinstance(content, list):
+            size += sum(len(text) for part in content if isinstance(part, dict) and isinstance(text := part.get("text"), str))
+        if "tool_calls" in message:
+            size += len(orjson.dumps(message["tool_calls"]))
+    if "tools" in fields:
+        size += len(orjson.dumps(fields["tools"]))
+    return -(-size // BYTES_PER_TOKEN)

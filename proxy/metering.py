@@ -1,0 +1,104 @@
+"""Counts what a provider produces for one request, keeps the hold ahead of it, and says at the end what happened.
+
+It counts what the provider produced for the client, not what the client read.
+"""
+
+import asyncio
+
+from billing import charging
+from catalog import pricing
+from catalog.usage import TokenUsage
+from proxy.admission import Ticket
+from proxy.formats.openai_chat import BYTES_PER_TOKEN, ChatTap, read_usage
+
+GROW_AT = 0.5  # ask for more when half of the held stretch is delivered
+STRETCH_FACTOR = 2  # each stretch is as long as all before it, so a long answer asks a handful of times
+NOTE_EVERY_SECONDS = 15.0
+
+
+class Meter:
+    """The count of one stream."""
+
+    __slots__ = ("_growth", "_held_tokens", "_noted_at", "_price", "_tap", "_ticket")
+
+    def __init__(self, ticket: Ticket, tap: ChatTap) -> None:
+        self._ticket = ticket
+        self._tap = tap
+        self._price = ticket.price
+        self._growth: asyncio.Future[int] | None = None
+        self._held_tokens = self._tokens_covered(ticket.held)
+        self._noted_at = ticket.ask.clock
+
+    def estimate(self) -> TokenUsage:
+        """Our own count of the input and of what was delivered."""
+        return TokenUsage(
+            input_tokens=min(self._ticket.ask.input_estimate, self._ticket.model.context),
+            output_tokens=-(-self._tap.output_bytes // BYTES_PER_TOKEN),
+        )
+
+    @property
+    def needs_attention(self) -> bool:
+        """Whether the delivered output has come near what is held: cheap, asked for every chunk."""
+        return self._tap.output_bytes >= self._held_tokens * BYTES_PER_TOKEN * GROW_AT
+
+    async def keep_ahead(self) -> bool:
+        """Grow the hold ahead of what is delivered; False when the wallet cannot grow it and what is held is used up.
+
+        Waits for PostgreSQL only when everything held is used up.
+        """
+        if self._ticket.grant.is_test:
+            return True
+        delivered = -(-self._tap.output_bytes // BYTES_PER_TOKEN)
+        if self._growth is not None and self._growth.done():
+            self._take_growth()
+        if self._growth is None:
+            self._ask_for_more(delivered)
+        if delivered < self._held_tokens:
+            return True
+        if self._growth is not None:
+            await asyncio.wait([self._growth])
+            self._take_growth()
+        return delivered < self._held_tokens
+
+    def note(self, now: float) -> None:
+        """Write down what was delivered so far, every few seconds: what is charged should this process die. `now` is monotonic."""
+        if now - self._noted_at >= NOTE_EVERY_SECONDS and self._growth is None and not self._ticket.grant.is_test:
+            self._noted_at = now
+            self._growth = self._ticket.grow(amount=self._ticket.held, usage=self.estimate())
+
+    def happened(self, status: str) -> charging.Happened:
+        """What is known now that the stream is over."""
+        return charging.Happened(
+            reported=read_usage(self._tap.usage),
+            estimate=self.estimate(),
+            finish_reason=self._tap.finish_reason,
+            status=status,
+            is_test=self._ticket.grant.is_test,
+        )
+
+    def _ask_for_more(self, delivered: int) -> None:
+        ask = self._ticket.ask
+        most = self._ticket.output_limit * ask.choices
+        # The client's limit bounds the answer; our own count of it may run somewhat higher than the provider's.
+        stretch = min(max(self._held_tokens, delivered) * STRETCH_FACTOR, max(most, delivered + self._ticket.model.usual_output))
+        amount = pricing.worst_case(
+            self._price, input_tokens=min(ask.input_bound, self._ticket.model.context), output_tokens=max(stretch, self._ticket.model.usual_output)
+        )
+        self._growth = self._ticket.grow(amount=max(amount, self._ticket.held), usage=self.estimate())
+
+    def _take_growth(self) -> None:
+        if self._growth is None:
+            return
+        growth, self._growth = self._growth, None
+        if growth.cancelled() or growth.exception() is not None:
+            return  # PostgreSQL is away: the stream runs on with what is held
+        granted = growth.result()
+        if granted >= 0:
+            self._ticket.held = granted
+            self._held_tokens = self._tokens_covered(granted)
+
+    def _tokens_covered(self, held: int) -> int:
+        ask = self._ticket.ask
+        if self._ticket.grant.is_test:
+            return 1 << 60
+        return pricing.affordable_output(self._price, input_tokens=min(ask.input_bound, self._ticket.model.context), budget=held)

@@ -1,0 +1,129 @@
+"""What a provider declaration says, and how the errors of OpenAI-like servers are read."""
+
+import email.utils
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from proxy import failures
+
+Headers = tuple[tuple[str, str], ...]
+
+
+def bearer(secret: str) -> Headers:
+    """Sign in with `Authorization: Bearer`."""
+    return (("Authorization", f"Bearer {secret}"),)
+
+
+def api_key_header(secret: str) -> Headers:
+    """Sign in with `api-key` (Azure)."""
+    return (("api-key", secret),)
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """One kind of provider.
+
+    `output_limit_field` is the name it takes for the output limit, `streams_usage` whether it knows `stream_options.include_usage`,
+    `cancel_stops_billing` whether hanging up ends what it charges for.
+    """
+
+    kind: str
+    formats: tuple[str, ...] = ("chat",)
+    chat_path: str = "/chat/completions"
+    sign: Callable[[str], Headers] = bearer
+    output_limit_field: str = "max_tokens"
+    streams_usage: bool = True
+    cancel_stops_billing: bool = True
+    needs_key: bool = True
+
+
+_OUT_OF_MONEY = re.compile(
+    r"insufficient[_ ](?:quota|balance|credit|funds)|credit balance is too low|used all available credits|out of credits?|"
+    r"exceeded your current quota|payment required|余额不足|arrears",
+    re.IGNORECASE,
+)
+_ABOUT_SIZE = re.compile(r"maximum context length|context[_ ]length|too many tokens|prompt is too long|request too large|exceeds the context", re.IGNORECASE)
+_PRIVATE = (
+    (re.compile(r"\b(?:org|proj|user|acct|req)[-_][A-Za-z0-9_-]{3,}"), "…"),
+    (re.compile(r"\b(?:sk|xai|gsk|pk|rk|AIza)[-_][A-Za-z0-9_*-]{4,}|\bAIza[A-Za-z0-9_-]{6,}|\*{3,}[A-Za-z0-9-]*"), "…"),
+    (re.compile(r"https?://\S+"), "…"),
+    (re.compile(r"\b(?:OpenAI|Anthropic|Google|Gemini API|Vertex AI|Azure|DeepSeek|xAI|OpenRouter|Mistral|Groq|Z\.ai|Zhipu)\b", re.IGNORECASE), "the provider"),
+)
+LONGEST_RETRY_AFTER = 3600.0
+
+
+def clean(message: str) -> str:
+    """A provider's words about the client's own request, without its name, ids, keys and links; at most 500 characters."""
+    for pattern, replacement in _PRIVATE:
+        message = pattern.sub(replacement, message)
+    return message[:500]
+
+
+def read_failure(status: int, headers: Mapping[str, str], body: bytes) -> failures.UpstreamFailure | failures.RequestRefused:
+    """Tell a provider's error apart: its own trouble, our account there, a wait, or the client's request."""
+    error_type, code, message, param = _read_error(body)
+    text = f"{error_type} {code} {message}"
+    if status == 402 or (status in (400, 401, 403, 429) and _OUT_OF_MONEY.search(text)) or (status == 429 and code == "1113"):
+        return failures.ProviderKeyRefused(status, out_of_money=True)
+    if status in (401, 403) or code in ("invalid_api_key", "DeploymentNotFound"):
+        return failures.ProviderKeyRefused(status, out_of_money=False)
+    too_large = _ABOUT_SIZE.search(text) is not None
+    if status in (429, 503, 529) and not (status == 429 and too_large):
+        return failures.ProviderBusy(status, read_retry_after(headers))
+    if status >= 500 or status in (408, 409, 425) or status < 400:
+        return failures.ProviderFault(status)
+    if status == 404 and (code == "model_not_found" or "model" in message.lower()):
+        return failures.ProviderFault(status)  # our route names a model the provider does not have: not the client's fault
+    return failures.RequestRefused(
+        status if status in (400, 404, 413, 422) else 400,
+        message=clean(message) or "The provider refused the request as invalid.",
+        code="context_length_exceeded" if too_large else (code if re.fullmatch(r"[a-z_]{3,40}", code) else None),
+        param=param,
+    )
+
+
+def read_retry_after(headers: Mapping[str, str]) -> float | None:
+    """The wait a provider asks for, in seconds, from `retry-after-ms` or `retry-after` (seconds or a date), bounded."""
+    for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        value = headers.get(name)
+        if not value:
+            continue
+        try:
+            seconds = float(value) * scale
+        except ValueError:
+            try:
+                seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+            except (ValueError, TypeError, OverflowError):
+                continue
+        if seconds == seconds:  # not NaN
+            return min(max(seconds, 0.0), LONGEST_RETRY_AFTER)
+    return None
+
+
+def _read_error(body: bytes) -> tuple[str, str, str, str | None]:
+    try:
+        data: Any = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return "", "", "", None
+    if isinstance(data, list) and data:
+        data = data[0]
+    if not isinstance(data, dict):
+        return "", "", "", None
+    error = data.get("error", data)
+    if isinstance(error, str):
+        return "", str(data.get("code") or ""), error, None
+    if not isinstance(error, dict):
+        return "", "", "", None
+    message = error.get("message") or error.get("detail") or data.get("detail") or ""
+    param = error.get("param")
+    return (
+        str(error.get("type") or ""),
+        str(error.get("code") or ""),
+        message if isinstance(message, str) else "",
+        param if isinstance(param, str) else None,
+    )

@@ -1,0 +1,453 @@
+"""The story of a request: authenticate, admit, route, translate, send, meter, settle. Start reading here.
+
+Each verb is a module. The relay tries another route only before the first byte has gone to the client, and whatever happens afterwards, it
+settles exactly once.
+"""
+
+import asyncio
+import re
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import structlog
+from django.conf import settings
+
+from billing import charging, holds
+from catalog import money, pricing
+from catalog.snapshot import ModelEntry, ModelNotFound
+from catalog.usage import TokenUsage
+from keys.authentication import KeyGrant, read_key
+from proxy import admission, errors, failures, routing
+from proxy.admission import Ask, Outcome, Ticket
+from proxy.body import Body, parse_body
+from proxy.formats import openai_chat
+from proxy.metering import Meter
+from proxy.providers.registry import DECLARATIONS
+from proxy.rate_limits import Reading
+from proxy.routing import Candidate
+from proxy.sse import EventTooLarge
+from proxy.streams import OpenStream
+from proxy.upstream import LARGEST_ANSWER, Answer
+
+if TYPE_CHECKING:
+    from proxy.engine import Engine
+
+log = structlog.get_logger(__name__)
+
+KEEP_ALIVE = b": keep-alive\n\n"
+LOOK_AHEAD = 1024 * 1024  # how much a provider may send before its first event with data
+_FIRST_EVENT = re.compile(rb"(?:^|[\r\n])data:[^\r\n]*(?:\n\n|\r\n\r\n|\r\r)")
+
+
+@dataclass(slots=True)
+class Call:
+    """One request as the edge hands it over. `clock` is monotonic seconds at its arrival."""
+
+    request_id: uuid.UUID
+    headers: list[tuple[bytes, bytes]]
+    client_address: str
+    raw: bytes
+    endpoint: str
+    clock: float
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+@dataclass(slots=True)
+class WholeAnswer:
+    """An answer in one piece."""
+
+    raw: bytes
+    headers: list[tuple[str, str]]
+
+
+@dataclass(slots=True)
+class Attempts:
+    """What was tried for one request."""
+
+    made: list[dict[str, Any]] = field(default_factory=list)
+    upstream_seconds: float = 0.0
+
+    def note(self, candidate: Candidate, result: str, began: float) -> None:
+        """Remember one attempt and how it ended."""
+        spent = time.monotonic() - began
+        self.upstream_seconds += spent
+        self.made.append({"provider": candidate.route.provider.slug, "result": result, "ms": round(spent * 1000)})
+
+
+async def relay(engine: "Engine", call: Call) -> WholeAnswer | OpenStream:
+    """Serve one chat completion.
+
+    Raises: every condition of `proxy.errors.TABLE`.
+    """
+    grant = await authenticate(engine, call)
+    body = parse_body(call.raw)
+    request = openai_chat.read_request(body)
+    model, price = find_model(engine, request.model, call.started_at, kind="text")
+    ticket = await admit(engine, call, request, grant, model, price)
+    attempts = Attempts()
+    try:
+        candidate, answer, first = await send(engine, ticket, body, request, attempts)
+    except BaseException as error:
+        _settle_unanswered(ticket, attempts, error)
+        raise
+    if request.stream:
+        return _stream(engine, ticket, request, candidate, answer, first, attempts)
+    return await _answer_whole(ticket, candidate, answer, attempts)
+
+
+async def authenticate(engine: "Engine", call: Call) -> KeyGrant:
+    """Who calls. Raises: NoKey, TwoKeys, InvalidKey, KeyDisabled, AddressNotAllowed."""
+    grant = await engine.authenticator.find(read_key(call.headers), now=call.started_at, clock=call.clock)
+    if grant.networks:
+        grant.check_address(call.client_address)
+    return grant
+
+
+def find_model(engine: "Engine", name: str, now: datetime, *, kind: str) -> tuple[ModelEntry, pricing.Price]:
+    """The model a client means, and its price now. Raises: ModelNotFound, WrongEndpoint."""
+    model = routing.find_model(engine.catalog.current, name, now)
+    if model.kind != kind:
+        raise errors.WrongEndpoint(model.slug, kind=model.kind)
+    price = model.price_at(now)
+    if price is None:
+        raise ModelNotFound(name)
+    return model, price
+
+
+async def admit(
+    engine: "Engine", call: Call, request: openai_chat.ChatRequest, grant: KeyGrant, model: ModelEntry, price: pricing.Price
+) -> Ticket:
+    """Take the gates; a key whose budget changed since it was read is read again, once."""
+    ask = Ask(
+        request_id=call.request_id,
+        endpoint=call.endpoint,
+        format=openai_chat.NAME,
+        stream=request.stream,
+        input_bound=request.input_bound,
+        input_estimate=request.input_estimate,
+        output_limit=request.output_limit,
+        choices=request.choices,
+        user_tag=request.user_tag,
+        max_cost=_read_maximum(call),
+        started_at=call.started_at,
+        clock=call.clock,
+    )
+    terms = await engine.plans.terms_of(grant.account_id, clock=call.clock)
+    try:
+        return await admission.admit(engine, ask, grant, terms, model, price)
+    except holds.StaleKey:
+        engine.authenticator.forget(grant.id)
+        grant = await authenticate(engine, call)
+        return await admission.admit(engine, ask, grant, terms, model, price)
+
+
+async def send(
+    engine: "Engine", ticket: Ticket, body: Body, request: openai_chat.ChatRequest, attempts: Attempts
+) -> tuple[Candidate, Answer, bytes]:
+    """Try the routes until one answers; of a stream, until its first event has arrived (returned with the answer).
+
+    Raises: RequestRefused, NoRoute, or the last UpstreamFailure.
+    """
+    routes = routing.routes_of(engine.catalog.current, ticket.model)
+    tries = routing.candidates(
+        routes, health=engine.health, now=time.monotonic(), speaks=openai_chat.NAME, demo_only=ticket.grant.is_test
+    )
+    last: failures.UpstreamFailure | None = None
+    for candidate in tries:
+        began = time.monotonic()
+        key = candidate.key.id if candidate.key else None
+        try:
+            answer = await _send_one(engine, ticket, body, request, candidate)
+            first = await _first_events(answer) if request.stream else b""
+        except failures.UpstreamFailure as failure:
+            engine.health.note_failure(candidate.route.id, key, failure, time.monotonic())
+            attempts.note(candidate, failure.code, began)
+            log.info("attempt_failed", provider=candidate.route.provider.slug, model=ticket.model.slug, result=failure.code, request_id=str(ticket.ask.request_id))
+            last = failure
+            continue
+        except failures.RequestRefused as refusal:
+            engine.health.note_success(candidate.route.id, key)
+            attempts.note(candidate, f"refused_{refusal.status}", began)
+            raise
+        except BaseException:
+            attempts.note(candidate, "abandoned", began)
+            raise
+        engine.health.note_success(candidate.route.id, key)
+        attempts.note(candidate, "ok", began)
+        return candidate, answer, first
+    if last is None:
+        raise failures.NoRoute(ticket.model.slug, routing.shortest_wait(routes, health=engine.health, now=time.monotonic()))
+    raise last
+
+
+async def _send_one(engine: "Engine", ticket: Ticket, body: Body, request: openai_chat.ChatRequest, candidate: Candidate) -> Answer:
+    declaration = DECLARATIONS[candidate.route.provider.kind]
+    asked = request.output_limit
+    clamped = ticket.output_limit if (asked is not None and asked > ticket.output_limit) or _is_clamped(ticket) else None
+    raw = openai_chat.splice_request(
+        body,
+        request,
+        upstream_model=candidate.route.upstream_model,
+        output_limit=clamped,
+        limit_field=declaration.output_limit_field,
+        streams_usage=declaration.streams_usage,
+    )
+    fields = body.fields
+    if candidate.route.provider.kind == "demo":
+        fields = orjson.loads(raw)
+    return await engine.upstream.send(candidate, endpoint=openai_chat.NAME, body=raw, fields=fields)
+
+
+def _is_clamped(ticket: Ticket) -> bool:
+    return not ticket.ask.stream and ticket.output_limit < min(ticket.ask.output_limit or ticket.model.max_output, ticket.model.max_output)
+
+
+async def _first_events(answer: Answer) -> bytes:
+    """Read a stream until its first event with data; an error there is a failure that another route may mend.
+
+    A provider that only sends comments for a while is thinking: after the keep-alive interval the stream begins with what there is.
+    Raises: UpstreamFailure.
+    """
+    data = b""
+    try:
+        async with asyncio.timeout(settings.KEEPALIVE_SECONDS):
+            while not _FIRST_EVENT.search(data):
+                more = await answer.read_any()
+                if not more:
+                    break
+                data += more
+                if len(data) > LOOK_AHEAD:
+                    raise failures.BrokenAnswer("a stream that does not begin")
+            else:
+                return _without_error(data)
+    except TimeoutError:
+        return data
+    except failures.UpstreamFailure:
+        answer.close()
+        raise
+    answer.close()
+    raise failures.BrokenAnswer("not a stream of events" if data else "an empty answer")
+
+
+def _without_error(data: bytes) -> bytes:
+    tap = openai_chat.ChatTap(wants_usage=True)
+    try:
+        tap.feed(data)
+    except EventTooLarge as error:
+        raise failures.BrokenAnswer(str(error)) from error
+    if tap.error is not None and not tap.has_output:
+        raise failures.ProviderFault(200)
+    return data
+
+
+async def _answer_whole(ticket: Ticket, candidate: Candidate, answer: Answer, attempts: Attempts) -> WholeAnswer:
+    """Read the rest, settle, and hand the answer over with its cost. The client may have left: the provider bills all the same."""
+    try:
+        raw = await _read_whole(answer, ticket)
+        whole = openai_chat.read_answer(raw)
+    except BaseException as error:
+        failure = failures.BrokenAnswer(str(error)) if isinstance(error, openai_chat.NotAnAnswer) else error
+        answer.close()
+        _settle_unanswered(ticket, attempts, failure, candidate)
+        raise failure from error
+    estimate = TokenUsage(
+        input_tokens=min(ticket.ask.input_estimate, ticket.model.context), output_tokens=-(-whole.output_bytes // openai_chat.BYTES_PER_TOKEN)
+    )
+    reported = openai_chat.read_usage(whole.usage)
+    happened = charging.Happened(reported, estimate, whole.finish_reason, "ok", is_test=ticket.grant.is_test)
+    outcome = _outcome(ticket, candidate, attempts, reported_cost=openai_chat.read_reported_cost(whole.usage))
+    charge, settled = ticket.settle(happened, outcome)
+    cost = charge.cost
+    if cost > ticket.held:
+        cost = (await settled).charged  # only then may less have been charged than it cost
+    usage = whole.usage or openai_chat.render_usage(charge.usage)
+    spliced = whole.body.splice({"usage": openai_chat.with_cost(usage, cost=cost, upstream_cost=charge.upstream_cost)})
+    return WholeAnswer(spliced, [*_headers(ticket, candidate, attempts), ("x-gateway-cost-usd", money.usd(cost))])
+
+
+async def _read_whole(answer: Answer, ticket: Ticket) -> bytes:
+    deadline = settings.TOTAL_TIMEOUT_SECONDS - (time.monotonic() - ticket.ask.clock)
+    try:
+        async with asyncio.timeout(max(deadline, 0.001)):
+            raw = await answer.read_all(LARGEST_ANSWER)
+    except TimeoutError as error:
+        raise failures.TimedOut("the answer was not complete within the total deadline") from error
+    answer.close()
+    return raw
+
+
+def _stream(
+    engine: "Engine",
+    ticket: Ticket,
+    request: openai_chat.ChatRequest,
+    candidate: Candidate,
+    answer: Answer,
+    first: bytes,
+    attempts: Attempts,
+) -> OpenStream:
+    tap = openai_chat.ChatTap(wants_usage=request.wants_usage)
+    stream = OpenStream(
+        headers=_headers(ticket, candidate, attempts),
+        keep_alive=KEEP_ALIVE,
+        deadline=ticket.ask.clock + settings.TOTAL_TIMEOUT_SECONDS,
+    )
+    stream.hang_up = answer.close
+    stream.frames = _frames(engine, ticket, candidate, answer, first, attempts, tap, stream)
+
+    def abandon() -> None:
+        """Settle a stream whose client left before the first frame: its frames never ran, so nothing else would."""
+        if not ticket.is_over:
+            answer.close()
+            _settle_unanswered(ticket, attempts, asyncio.CancelledError(), candidate)
+
+    stream.abandon = abandon
+    return stream
+
+
+async def _frames(
+    engine: "Engine",
+    ticket: Ticket,
+    candidate: Candidate,
+    answer: Answer,
+    first: bytes,
+    attempts: Attempts,
+    tap: openai_chat.ChatTap,
+    stream: OpenStream,
+) -> AsyncGenerator[bytes, None]:
+    """The stream as the client sees it: the provider's bytes, then the end that fits what happened; settled whatever happens."""
+    meter = Meter(ticket, tap)
+    first_token_ms = round((time.monotonic() - ticket.ask.clock) * 1000)
+    status, problem = "aborted", None  # what it is unless the provider ends it: the client hung up
+    try:
+        data = first or await _read_next(answer, stream)
+        while data:
+            forward = tap.feed(data)
+            if forward:
+                yield forward
+            if tap.done or tap.error is not None:
+                break
+            if meter.needs_attention and not await meter.keep_ahead():
+                problem = errors.WalletRanOut()
+                break
+            meter.note(stream.last_sent)
+            data = await _read_next(answer, stream)
+        if problem is None and tap.error is not None:
+            problem = failures.ProviderFault(200)
+        if problem is None and not tap.done and not tap.finish_reason:
+            problem = failures.BrokenAnswer("the stream ended without its end")
+        status = "ok" if problem is None else "stopped" if isinstance(problem, errors.WalletRanOut) else "cut"
+    except (failures.UpstreamFailure, EventTooLarge) as failure:
+        problem = stream.reason or failure
+        status = "cut"
+        if tap.finish_reason and not isinstance(problem, errors.ServerRestarting):
+            problem, status = None, "ok"  # everything was said; only the goodbye is missing
+    finally:
+        if status != "ok" or not tap.done:
+            answer.close()
+        outcome = _outcome(ticket, candidate, attempts, reported_cost=openai_chat.read_reported_cost(tap.usage))
+        outcome.first_token_ms = first_token_ms
+        if problem is not None:
+            outcome.error_code = errors.describe(problem).code
+        elif status == "aborted":
+            outcome.status_code = 499
+            outcome.error_code = "client_gone"
+        charge, settled = ticket.settle(meter.happened(status), outcome)
+    if problem is not None:
+        yield tap.fail(errors.render(errors.describe(problem), str(ticket.ask.request_id)), ran_out=isinstance(problem, errors.WalletRanOut))
+        return
+    cost = charge.cost if charge.cost <= ticket.held else (await settled).charged
+    usage = None
+    if tap.shows_usage:
+        usage = openai_chat.with_cost(tap.usage or openai_chat.render_usage(charge.usage), cost=cost, upstream_cost=charge.upstream_cost)
+    if tap.done:
+        engine.spawn(_read_goodbye(answer))
+    yield tap.finish(usage=usage)
+
+
+async def _read_next(answer: Answer, stream: OpenStream) -> bytes:
+    stream.waiting()
+    data = await answer.read_any()
+    stream.arrived()
+    return data
+
+
+async def _read_goodbye(answer: Answer) -> None:
+    """Read the few bytes that end the provider's answer, so that the connection can be used again; not for long."""
+    try:
+        async with asyncio.timeout(0.25):
+            while await answer.read_any():
+                pass
+    except (TimeoutError, failures.UpstreamFailure):
+        pass
+    finally:
+        answer.close()
+
+
+def _settle_unanswered(ticket: Ticket, attempts: Attempts, error: BaseException, candidate: Candidate | None = None) -> None:
+    """Settle a request of which nothing was delivered: nothing is charged, and the record says why."""
+    status = "aborted" if isinstance(error, asyncio.CancelledError) else "error"
+    outcome = _outcome(ticket, candidate, attempts, reported_cost=None)
+    if status == "aborted":
+        outcome.status_code, outcome.error_code = 499, "client_gone"
+    else:
+        problem = errors.describe(error)
+        outcome.status_code, outcome.error_code = problem.status, problem.code
+    ticket.settle(charging.Happened(None, charging.NOTHING, "", status, is_test=ticket.grant.is_test), outcome)
+
+
+def _outcome(ticket: Ticket, candidate: Candidate | None, attempts: Attempts, *, reported_cost: int | None) -> Outcome:
+    return Outcome(
+        provider=candidate.route.provider.slug if candidate else (attempts.made[-1]["provider"] if attempts.made else ""),
+        upstream_model=candidate.route.upstream_model if candidate else "",
+        attempts=attempts.made,
+        reported_cost=reported_cost,
+        latency_ms=round((time.monotonic() - ticket.ask.clock) * 1000),
+        ended_at=datetime.now(UTC),
+    )
+
+
+def _headers(ticket: Ticket, candidate: Candidate, attempts: Attempts) -> list[tuple[str, str]]:
+    overhead = (time.monotonic() - ticket.ask.clock - attempts.upstream_seconds) * 1000
+    return [
+        *reading_headers(ticket.reading),
+        ("x-gateway-provider", candidate.route.provider.slug),
+        ("x-gateway-attempts", str(len(attempts.made))),
+        ("x-gateway-overhead-ms", f"{overhead:.2f}"),
+    ]
+
+
+def reading_headers(reading: Reading) -> list[tuple[str, str]]:
+    """The rate limits as OpenAI's headers show them."""
+    headers = []
+    if reading.limit_requests is not None:
+        headers += [
+            ("x-ratelimit-limit-requests", str(reading.limit_requests)),
+            ("x-ratelimit-remaining-requests", str(reading.remaining_requests)),
+            ("x-ratelimit-reset-requests", f"{reading.reset_requests_seconds or 0:.3f}s"),
+        ]
+    if reading.limit_tokens is not None:
+        headers += [
+            ("x-ratelimit-limit-tokens", str(reading.limit_tokens)),
+            ("x-ratelimit-remaining-tokens", str(reading.remaining_tokens)),
+            ("x-ratelimit-reset-tokens", f"{reading.reset_tokens_seconds or 0:.3f}s"),
+        ]
+    return headers
+
+
+def _read_maximum(call: Call) -> int | None:
+    """The client's own bound on the cost (`x-max-cost`, dollars) in nano-USD. Raises: InvalidRequest."""
+    for name, value in call.headers:
+        if name == b"x-max-cost":
+            try:
+                maximum = money.nano_from_usd(value.decode("latin-1").strip())
+            except money.NotAnAmount as error:
+                raise openai_chat.InvalidRequest("The header 'x-max-cost' must be an amount in dollars.", param="x-max-cost") from error
+            if maximum <= 0:
+                raise openai_chat.InvalidRequest("The header 'x-max-cost' must be more than zero.", param="x-max-cost")
+            return maximum
+    return None

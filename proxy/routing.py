@@ -1,0 +1,104 @@
+"""Decides which provider to try for a model, and in which order. Pure: values in, values out."""
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from catalog.snapshot import Catalog, KeyEntry, ModelEntry, ModelNotFound, ProviderEntry, RouteEntry
+from proxy.health import Health, State
+from proxy.providers.registry import DECLARATIONS
+
+MOST_ATTEMPTS = 3
+
+# HaioAI's rules, the fallback behind explicit names and routes: (prefix, provider kind, what is stripped).
+PREFIXES = (
+    ("gpt-", "openai", ""),
+    ("o1-", "openai", ""),
+    ("o3-", "openai", ""),
+    ("o4-", "openai", ""),
+    ("chatgpt-", "openai", ""),
+    ("gemini-", "google", ""),
+    ("google/", "google", "google/"),
+    ("deepseek/", "deepseek", "deepseek/"),
+    ("deepseek", "deepseek", ""),
+    ("openrouter/", "openrouter", "openrouter/"),
+    ("zai/", "zai", "zai/"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One thing to try: a route, and the key to use there (None where the provider needs none)."""
+
+    route: RouteEntry
+    key: KeyEntry | None
+
+
+def by_prefix(name: str) -> tuple[str, str]:
+    """The provider kind and upstream model that a name's prefix stands for; org/model is OpenRouter's, anything else OpenAI's."""
+    for prefix, kind, stripped in PREFIXES:
+        if name.startswith(prefix):
+            return kind, name.removeprefix(stripped)
+    return ("openrouter", name) if "/" in name else ("openai", name)
+
+
+def find_model(catalog: Catalog, name: str, now: datetime) -> ModelEntry:
+    """The sellable model a client means: by its name, an alias, or what its prefix stands for ("gpt-4o" is "openai/gpt-4o").
+
+    Raises: ModelNotFound.
+    """
+    try:
+        return catalog.find(name, now)
+    except ModelNotFound:
+        kind, upstream_model = by_prefix(name)
+        for guess in (f"{kind}/{upstream_model}", upstream_model):
+            entry = catalog.models.get(guess)
+            if entry is not None and entry.price_at(now) is not None:
+                return entry
+        raise
+
+
+def routes_of(catalog: Catalog, model: ModelEntry) -> Sequence[RouteEntry]:
+    """The model's routes; without any, the one its name's prefix stands for."""
+    if model.routes:
+        return model.routes
+    kind, upstream_model = by_prefix(model.slug)
+    return [RouteEntry(-provider.id, provider, upstream_model, 0, 1, "") for provider in catalog.providers.values() if provider.kind == kind]
+
+
+def candidates(
+    routes: Iterable[RouteEntry], *, health: Health, now: float, speaks: str, demo_only: bool = False, choose: random.Random | None = None
+) -> list[Candidate]:
+    """What to try, best first: healthy before cooling, then by priority, then by chance in proportion to the weights.
+
+    Leaves out routes that ask us to wait, providers without a usable key, those that do not speak the format `speaks`, and, for a test
+    key, everything but the demo provider. At most `MOST_ATTEMPTS`.
+    """
+    dice = choose or random
+    ranked: list[tuple[int, int, float, Candidate]] = []
+    for route in routes:
+        declaration = DECLARATIONS[route.provider.kind]
+        if speaks not in declaration.formats or (route.format and route.format != speaks) or (demo_only and route.provider.kind != "demo"):
+            continue
+        state = health.state(("route", route.id), now)
+        if state is State.ASKED_TO_WAIT:
+            continue
+        for key in _keys(route.provider, health, now) if declaration.needs_key else [None]:
+            # Weighted shuffle: the smallest of exponential draws wins in proportion to the weights.
+            weight = route.weight * (key.weight if key else 1)
+            ranked.append((state, route.priority, dice.expovariate(weight), Candidate(route, key)))
+    ranked.sort(key=lambda item: item[:3])
+    return [item[3] for item in ranked[:MOST_ATTEMPTS]]
+
+
+def shortest_wait(routes: Iterable[RouteEntry], *, health: Health, now: float) -> float | None:
+    """The seconds until the first route that asked us to wait may be tried again; None when none did."""
+    waits = [
+        health.seconds_left(("route", route.id), now) for route in routes if health.state(("route", route.id), now) is State.ASKED_TO_WAIT
+    ]
+    return min(waits) if waits else None
+
+
+def _keys(provider: ProviderEntry, health: Health, now: float) -> list[KeyEntry]:
+    return [key for key in provider.keys if health.state(("key", key.id), now) is State.HEALTHY]

@@ -1,0 +1,198 @@
+"""The only provider I/O: opens a call to one provider and hands its answer over, bounded in size and time.
+
+aiohttp, not httpx (docs/decisions/0001): an eighth of the CPU, and a pool that survives clients who hang up. Identity encoding (a gzip bomb
+is 200 MiB from 200 KiB), no redirects, no proxies from the environment, no cookies.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import aiohttp
+from django.conf import settings
+
+from proxy import egress, failures
+from proxy.providers import demo
+from proxy.providers.base import read_failure
+from proxy.providers.registry import DECLARATIONS
+from proxy.routing import Candidate
+
+LARGEST_ANSWER = 32 * 1024 * 1024
+LARGEST_ERROR = 64 * 1024
+READ_BUFFER = 256 * 1024
+PATHS = {"chat": "chat_path"}
+
+
+class Answer(Protocol):
+    """An open answer with status 200."""
+
+    headers: Mapping[str, str]
+
+    async def read_any(self) -> bytes:
+        """What has arrived, waiting for something; empty at the end. Raises: UpstreamFailure."""
+        ...
+
+    async def read_all(self, limit: int) -> bytes:
+        """The whole body. Raises: UpstreamFailure."""
+        ...
+
+    def close(self) -> None:
+        """Hang up (or give the connection back when the answer is complete)."""
+        ...
+
+
+class Upstream:
+    """The connections of one process to all providers."""
+
+    def __init__(self) -> None:
+        self._guarded: aiohttp.ClientSession | None = None
+        self._open: aiohttp.ClientSession | None = None
+
+    async def start(self) -> None:
+        """Make the pools (they belong to the running loop)."""
+        self._guarded = self._session(egress.GuardedResolver())
+        self._open = self._session(None)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for session in (self._guarded, self._open):
+            if session is not None:
+                await session.close()
+
+    async def send(self, candidate: Candidate, *, endpoint: str, body: bytes, fields: Mapping[str, Any]) -> Answer:
+        """Send a request to one provider and return its answer, once its status says that there is one.
+
+        `fields` is `body` parsed, for the demo provider.
+        Raises: UpstreamFailure; RequestRefused.
+        """
+        provider = candidate.route.provider
+        if provider.kind == "demo":
+            return await _open_demo(candidate.route.upstream_model, endpoint, fields)
+        try:
+            egress.check_base_url(provider.base_url, allow_private=provider.allow_private)
+        except egress.AddressForbidden as error:
+            raise failures.CannotConnect(str(error)) from error
+        declaration = DECLARATIONS[provider.kind]
+        session = self._open if provider.allow_private else self._guarded
+        if session is None:
+            raise failures.CannotConnect("the pools are not open")
+        headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream", "Accept-Encoding": "identity"}
+        if candidate.key is not None:
+            headers.update(declaration.sign(candidate.key.secret))
+        try:
+            async with asyncio.timeout(settings.FIRST_BYTE_TIMEOUT_SECONDS):
+                response = await session.post(
+                    provider.base_url + getattr(declaration, PATHS[endpoint]), data=body, headers=headers, allow_redirects=False
+                )
+        except TimeoutError as error:
+            raise failures.TimedOut("no answer within the first-byte deadline") from error
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectionResetError) as error:
+            raise failures.CannotConnect(type(error).__name__) from error
+        except (aiohttp.ClientError, ValueError, OSError) as error:
+            raise failures.BrokenAnswer(type(error).__name__) from error
+        answer = _HttpAnswer(response)
+        if response.status == 200 and response.headers.get("Content-Encoding", "identity").lower() == "identity":
+            return answer
+        if response.status == 200:
+            answer.close()
+            raise failures.BrokenAnswer("a compressed answer nobody asked for")
+        try:
+            async with asyncio.timeout(settings.IDLE_TIMEOUT_SECONDS):
+                error_body = await answer.read_all(LARGEST_ERROR)
+        except (TimeoutError, failures.UpstreamFailure):
+            error_body = b""
+        answer.close()
+        raise read_failure(response.status, {name.lower(): value for name, value in response.headers.items()}, error_body)
+
+    def _session(self, resolver: egress.GuardedResolver | None) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(
+            limit=settings.UPSTREAM_CONNECTIONS, keepalive_timeout=30, ttl_dns_cache=30, resolver=resolver, enable_cleanup_closed=False
+        )
+        return aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=settings.CONNECT_TIMEOUT_SECONDS, connect=None),
+            read_bufsize=READ_BUFFER,
+            skip_auto_headers=("User-Agent",),
+            headers={"User-Agent": "Tollgate"},
+        )
+
+
+class _HttpAnswer:
+    __slots__ = ("_response", "headers")
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self.headers: Mapping[str, str] = response.headers
+
+    async def read_any(self) -> bytes:
+        try:
+            return await self._response.content.readany()
+        except (aiohttp.ClientError, OSError) as error:
+            raise failures.BrokenAnswer(type(error).__name__) from error
+
+    async def read_all(self, limit: int) -> bytes:
+        pieces: list[bytes] = []
+        size = 0
+        while data := await self.read_any():
+            size += len(data)
+            if size > limit:
+                raise failures.BrokenAnswer(f"an answer of more than {limit} bytes")
+            pieces.append(data)
+        return b"".join(pieces)
+
+    def close(self) -> None:
+        # Gives the connection back to the pool if the body was read to its end, and closes it otherwise.
+        if self._response.content.is_eof() and not self._response.closed:
+            self._response.release()
+        else:
+            self._response.close()
+
+
+async def _open_demo(upstream_model: str, endpoint: str, fields: Mapping[str, Any]) -> Answer:
+    script = demo.answer(upstream_model, fields, endpoint=endpoint, created=int(datetime.now(UTC).timestamp()))
+    answer = _DemoAnswer(script)
+    if script.status != 200:
+        raise read_failure(script.status, dict(script.headers), await answer.read_all(LARGEST_ERROR))
+    return answer
+
+
+class _DemoAnswer:
+    """Plays the script of the demo provider as if it came over a wire."""
+
+    def __init__(self, script: demo.DemoAnswer) -> None:
+        self.headers: Mapping[str, str] = dict(script.headers)
+        self._pieces: Iterator[demo.Piece] = iter(script.pieces)
+        self._next: demo.Piece | None = None
+        self._breaks = script.breaks
+        self._closed = False
+
+    async def read_any(self) -> bytes:
+        if self._next is None:
+            self._next = next(self._pieces, None)
+        piece = self._next
+        if piece is None or self._closed:
+            if self._breaks and not self._closed:
+                raise failures.BrokenAnswer("the demo provider hung up, as asked")
+            return b""
+        if piece.after_seconds:
+            await asyncio.sleep(piece.after_seconds)
+        self._next = None  # only now: a wait that is given up must not lose the piece
+        return piece.data
+
+    async def read_all(self, limit: int) -> bytes:
+        pieces = [piece async for piece in self._rest()]
+        data = b"".join(pieces)
+        if len(data) > limit:
+            raise failures.BrokenAnswer("too large")
+        return data
+
+    async def _rest(self) -> AsyncIterator[bytes]:
+        while data := await self.read_any():
+            yield data
+
+    def close(self) -> None:
+        self._closed = True
