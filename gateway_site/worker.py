@@ -12,14 +12,14 @@ from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 from uvicorn_worker import _workers as uvicorn_workers
 
-from proxy import engine
-
 
 class DrainingServer(Server):
     """uvicorn's server, telling the engine when it is asked to stop."""
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Begin to drain, then let uvicorn stop accepting and wait for what is open."""
+        from proxy import engine  # not above: gunicorn reads this file before the application has set Django up
+
         try:
             engine.current().streams.drain(0.0 if sig == signal.SIGINT and self.should_exit else settings.DRAIN_SECONDS)
         except RuntimeError:

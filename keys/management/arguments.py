@@ -19,7 +19,7 @@ def duration(text: str) -> timedelta:
 
 
 def moment(text: str) -> datetime | timedelta:
-    """Read a day ("2027-01-31": its beginning, UTC), a moment ("2027-01-31T12:00:00+01:00"; UTC where none is said) or a duration from now."""
+    """Read a day ("2027-01-31": its first moment in UTC), a moment ("2027-01-31T12:00+01:00"; without a zone: UTC) or a time from now."""
     if _DURATION.fullmatch(text):
         return duration(text)
     try:

@@ -20,7 +20,8 @@ class Command(BaseCommand):
     def handle(self, *_args: Any, **options: Any) -> None:
         if options["batch"] < 1:
             raise CommandError("--batch must be at least 1")
-        resealed, unopened = 0, []
+        resealed = 0
+        unopened: list[str] = []
         last: uuid.UUID | None = None
         try:
             while True:

@@ -11,6 +11,7 @@ from accounts.models import Account
 from catalog import money
 from keys import issuing
 from keys.management import arguments
+from keys.models import ApiKey
 
 
 class Command(BaseCommand):
@@ -70,7 +71,7 @@ class Command(BaseCommand):
 
 def describe(key_id: int, text: str) -> dict[str, Any]:
     """What `--json` prints of a key that has just been made, its secret included."""
-    key = issuing.ApiKey.objects.select_related("account").get(pk=key_id)
+    key = ApiKey.objects.select_related("account").get(pk=key_id)
     return {
         "key": text,
         "id": key.pk,
