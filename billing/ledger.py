@@ -35,7 +35,9 @@ class SourceConflict(Exception):
     """This kind and source is booked already, but for another wallet, amount or direction: one of the two callers is wrong."""
 
     def __init__(self, booked: Transfer) -> None:
-        super().__init__(f"{booked.kind} of {booked.source_type} {booked.source_id} is booked as transfer {booked.pk} for {booked.amount} nano-USD")
+        super().__init__(
+            f"{booked.kind} of {booked.source_type} {booked.source_id} is booked as transfer {booked.pk} for {booked.amount} nano-USD"
+        )
         self.booked = booked
 
 
@@ -142,8 +144,12 @@ def expire_grants(*, now: datetime, limit: int) -> list[Transfer]:
 
     Money that requests hold stays until they are over: a later run takes the rest.
     """
-    due = CreditGrant.objects.filter(remaining__gt=0, expires_at__lte=now, wallet__balance__gt=F("wallet__held")).order_by("expires_at", "id")
-    return [transfer for pk, wallet_id in due.values_list("pk", "wallet_id")[:limit] if (transfer := _expire(pk, wallet_id, now)) is not None]
+    due = CreditGrant.objects.filter(remaining__gt=0, expires_at__lte=now, wallet__balance__gt=F("wallet__held")).order_by(
+        "expires_at", "id"
+    )
+    return [
+        transfer for pk, wallet_id in due.values_list("pk", "wallet_id")[:limit] if (transfer := _expire(pk, wallet_id, now)) is not None
+    ]
 
 
 @transaction.atomic
@@ -172,7 +178,17 @@ def _expire(grant_id: int, wallet_id: int, now: datetime) -> Transfer | None:
     grant.save(update_fields=["remaining"])
     wallet.debits += amount
     return _book(
-        wallet, "expiry", wallet_code(wallet_id), BREAKAGE, amount, "grant", source_id, "", f"expired {grant.expires_at:%Y-%m-%d}", now, None
+        wallet,
+        "expiry",
+        wallet_code(wallet_id),
+        BREAKAGE,
+        amount,
+        "grant",
+        source_id,
+        "",
+        f"expired {grant.expires_at:%Y-%m-%d}",
+        now,
+        None,
     )
 
 
@@ -228,7 +244,9 @@ def _book(
 
 def _burn(wallet: Wallet, amount: int, *, first: Transfer | None) -> None:
     """Take `amount` from the wallet's grants in the order in which spending burns them, the grant of `first` before all others."""
-    grants = list(CreditGrant.objects.filter(wallet=wallet, remaining__gt=0).order_by("priority", F("expires_at").asc(nulls_last=True), "id"))
+    grants = list(
+        CreditGrant.objects.filter(wallet=wallet, remaining__gt=0).order_by("priority", F("expires_at").asc(nulls_last=True), "id")
+    )
     if first is not None:
         grants.sort(key=lambda grant: grant.transfer_id != first.pk)
     for grant in grants:

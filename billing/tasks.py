@@ -26,7 +26,9 @@ def sweep_holds() -> None:
     with singleton("sweep_holds") as alone:
         while alone:
             with connection.cursor() as cursor:
-                cursor.execute("SELECT charged_count, voided_count FROM billing_sweep(%s, %s, %s)", [timezone.now(), uuid.uuid4(), SWEPT_AT_ONCE])
+                cursor.execute(
+                    "SELECT charged_count, voided_count FROM billing_sweep(%s, %s, %s)", [timezone.now(), uuid.uuid4(), SWEPT_AT_ONCE]
+                )
                 charged, voided = cursor.fetchone() or (0, 0)
             if not charged and not voided:
                 return

@@ -13,6 +13,7 @@ preload_app = True
 keepalive = 75
 backlog = 2048
 accesslog = None
+control_socket_disable = True  # it would open a socket in the home folder
 # The worker ends its streams itself within DRAIN_SECONDS; the rest is for settling.
 graceful_timeout = int(float(os.environ.get("DRAIN_SECONDS", "20"))) + 10
 timeout = 60

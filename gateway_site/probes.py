@@ -20,6 +20,7 @@ def healthz(_request: HttpRequest) -> HttpResponse:
 def readyz(_request: HttpRequest) -> HttpResponse:
     """200 when requests can be served (`degraded` names what works less well), 503 when not."""
     problems: dict[str, str] = {}
+    catalog_version = 0
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
@@ -32,6 +33,7 @@ def readyz(_request: HttpRequest) -> HttpResponse:
         degraded: list[str] = []
     else:
         degraded = running.degraded
+        catalog_version = running.catalog.current.version
         if running.streams.draining:
             problems["data_plane"] = "draining"
     try:
@@ -39,7 +41,7 @@ def readyz(_request: HttpRequest) -> HttpResponse:
     except redis.RedisError:
         degraded = sorted({*degraded, "valkey"})
     status = "unavailable" if problems else "degraded" if degraded else "ok"
-    return JsonResponse({"status": status, "problems": problems, "degraded": degraded}, status=503 if problems else 200)
+    return JsonResponse({"status": status, "problems": problems, "degraded": degraded, "catalog_version": catalog_version}, status=503 if problems else 200)
 
 
 def metrics(_request: HttpRequest) -> HttpResponse:

@@ -15,6 +15,7 @@ from pathlib import Path
 import structlog
 from django.conf import settings
 from django.db import transaction
+from django.db.models import F
 from django.utils import timezone
 
 from accounts.models import Account, User
@@ -217,7 +218,8 @@ def _take_keys_from_environment(now: datetime) -> None:
     seen = set(ProviderKey.objects.filter(name=_KEY_NAME, provider__slug__in=found).values_list("provider__slug", flat=True))
     entries = [
         ProviderEntry(slug, slug, {} if slug in seen else {"is_enabled": True}, (KeyEntry(slug, _KEY_NAME, secret_env=found[slug]),))
-        for slug in Provider.objects.filter(slug__in=found).values_list("slug", flat=True)
+        # A provider of another kind under this name is not the company that the variable's key is for.
+        for slug in Provider.objects.filter(slug__in=found, kind=F("slug")).values_list("slug", flat=True)
     ]
     manifest.apply(Manifest(providers=tuple(entries)), now=now, dry_run=False)
 

@@ -41,7 +41,7 @@ MAX_IMAGES: Final = 10
 MAX_INPUTS: Final = 2_048
 EMBEDDING_DIMENSIONS: Final = 256
 MAX_DIMENSIONS: Final = 3_072
-MAX_NUMBERS: Final = 2**19  # of one embeddings answer: 2,048 inputs of 256 dimensions; more would hold up the event loop
+MAX_NUMBERS: Final = 2**18  # of one embeddings answer: 1,024 inputs of 256 dimensions; more would hold up the event loop
 
 SLOW_SECONDS: Final = 2.0
 MAX_SLOW_SECONDS: Final = 300.0
@@ -851,7 +851,7 @@ def _vector(text: str, dimensions: int, encoding: str) -> list[float] | str:
     if sys.byteorder == "big":
         noise.byteswap()
     centred = [number + 0.5 for number in noise]  # never zero, so that one dimension has a direction as well
-    norm = math.sqrt(math.fsum(number * number for number in centred))
+    norm = math.hypot(*centred)
     vector = array.array("f", [number / norm for number in centred])  # single precision in both encodings: they say the same
     if encoding == "float":
         return vector.tolist()
@@ -933,7 +933,7 @@ def _picture(subject: str, width: int, height: int) -> bytes:
 # JSON Schema 2020-12 without `pattern`, `not`, `if`, `contains`, `patternProperties` and `propertyNames`: these are passed over. A pattern
 # is never run, since it is the client's and could run for ever; a string with one is taken from its `examples` or `default`.
 
-_VALUES: Final = 4_000  # of one schema, all branches tried together
+_VALUES: Final = 4_000  # of one schema, all branches tried together, and one more for every 16 things that must be looked through
 _DEPTH: Final = 48
 _OPTIONAL_DEPTH: Final = 5  # below it, only what is required is filled in, so that a schema that contains itself comes to an end
 
@@ -1010,7 +1010,7 @@ class _Sampler:
 
         Raises: _Unsatisfiable.
         """
-        self.spend(1)
+        self.spend(1 + _breadth(schema))
         if depth > _DEPTH:
             raise _Unsatisfiable("it has no end.")
         schema = self.flat(_merge(schema, {}))
@@ -1019,8 +1019,10 @@ class _Sampler:
                 rest = {key: value for key, value in schema.items() if key != combinator}
                 return self.first_of(rest, schema[combinator], name, depth, variant)
         if "const" in schema or "enum" in schema:
-            values = [schema["const"]] if "const" in schema else schema["enum"]
-            values = [value for value in values if _has_type(value, schema.get("type")) and value in schema.get("enum", values)]
+            values = schema.get("enum")
+            if "const" in schema:
+                values = [schema["const"]] if values is None or schema["const"] in values else []
+            values = [value for value in values if _has_type(value, schema.get("type"))]
             if not values:
                 raise _Unsatisfiable("no value is allowed.")
             return values[variant % len(values)]
@@ -1047,6 +1049,7 @@ class _Sampler:
             self.spend(1)
             parts = [self.pointed(merged.pop("$ref"))] if "$ref" in merged else merged.pop("allOf")
             for part in parts:
+                self.spend(_breadth(part))
                 merged = _merge(part, merged)
         return merged
 
@@ -1153,6 +1156,13 @@ class _Sampler:
         return (text + suffix)[: min(most, len(text) + len(suffix))]
 
 
+def _breadth(schema: Any) -> int:
+    """Say how much there is to look through at this level, in sixteens."""
+    if not isinstance(schema, Mapping):
+        return 0
+    return sum(len(value) for value in schema.values() if isinstance(value, list | dict)) // 16
+
+
 def _may_nest(option: Any) -> bool:
     return isinstance(option, Mapping) and ("$ref" in option or _type({"type": "null", **option}) in {"object", "array"})
 
@@ -1219,7 +1229,8 @@ def _merge(one: Any, other: dict[str, Any]) -> dict[str, Any]:
         elif key in {"anyOf", "oneOf", "$ref"}:
             merged["allOf"] = [*merged.get("allOf", []), {key: value}]
         elif key == "enum":
-            merged[key] = [each for each in merged[key] if each in value]
+            kept = {json.dumps(each, sort_keys=True) for each in value}
+            merged[key] = [each for each in merged[key] if json.dumps(each, sort_keys=True) in kept]
         elif key == "const":
             raise _Unsatisfiable("two constants contradict each other.")
         elif key == "type":

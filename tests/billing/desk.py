@@ -94,7 +94,10 @@ class Desk:
 
     def close(self) -> None:
         """Give back what is still held, so that no sweep of another test meets it."""
-        left = [{"id": str(pk), "account": self.account.pk, "release": True} for pk in Hold.objects.filter(wallet_id=self.wallet_id).values_list("pk", flat=True)]
+        left = [
+            {"id": str(pk), "account": self.account.pk, "release": True}
+            for pk in Hold.objects.filter(wallet_id=self.wallet_id).values_list("pk", flat=True)
+        ]
         self.settle(*left)
         self.sql.close()
 
@@ -117,7 +120,9 @@ class Desk:
         return owner.boot_id
 
     def make_plan(self, *, input_tokens: int | None, output_tokens: int | None) -> Plan:
-        plan = Plan.objects.create(slug=f"p-{uuid.uuid4().hex[:20]}", monthly_input_tokens=input_tokens, monthly_output_tokens=output_tokens)
+        plan = Plan.objects.create(
+            slug=f"p-{uuid.uuid4().hex[:20]}", monthly_input_tokens=input_tokens, monthly_output_tokens=output_tokens
+        )
         PlanAssignment.objects.create(account=self.account, plan=plan, starts_at=MONTH)
         return plan
 
@@ -175,7 +180,11 @@ class Desk:
         }
 
     def place(self, *requests: dict[str, Any], sql: psycopg.Connection[tuple[Any, ...]] | None = None) -> list[Answer]:
-        rows = (sql or self.sql).execute("SELECT ord, outcome, granted, available, resets_at FROM billing_place(%s::jsonb)", [_json(requests)]).fetchall()
+        rows = (
+            (sql or self.sql)
+            .execute("SELECT ord, outcome, granted, available, resets_at FROM billing_place(%s::jsonb)", [_json(requests)])
+            .fetchall()
+        )
         answers = {row[0]: row[1:] for row in rows}
         return [Answer(request["id"], *answers[n]) for n, request in enumerate(requests, start=1)]
 
@@ -237,7 +246,9 @@ class Desk:
     def settle(self, *records: dict[str, Any], sql: psycopg.Connection[tuple[Any, ...]] | None = None) -> list[Booked]:
         rows = (
             (sql or self.sql)
-            .execute("SELECT ord, outcome, charged, written_off FROM billing_settle(%s::jsonb, %s, %s)", [_json(records), uuid.uuid4(), NOW])
+            .execute(
+                "SELECT ord, outcome, charged, written_off FROM billing_settle(%s::jsonb, %s, %s)", [_json(records), uuid.uuid4(), NOW]
+            )
             .fetchall()
         )
         answers = {row[0]: row[1:] for row in rows}
@@ -254,7 +265,9 @@ class Desk:
         return request
 
     def sweep(self, moment: datetime = NOW) -> None:
-        while self.sql.execute("SELECT charged_count + voided_count FROM billing_sweep(%s, %s, 500)", [moment, uuid.uuid4()]).fetchone() != (0,):
+        while self.sql.execute(
+            "SELECT charged_count + voided_count FROM billing_sweep(%s, %s, 500)", [moment, uuid.uuid4()]
+        ).fetchone() != (0,):
             pass
 
     def kill_owner(self, owner: uuid.UUID | None = None) -> None:

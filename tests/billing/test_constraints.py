@@ -56,7 +56,14 @@ def test_a_check_refuses_what_is_not_true(open_desk, statement, constraint):
     with pytest.raises(psycopg.errors.CheckViolation) as refusal:
         desk.sql.execute(
             statement,
-            {"wallet": desk.wallet_id, "account": desk.account.pk, "from": "promo", "to": "manual", "amount": 1, "source": str(uuid.uuid4())},
+            {
+                "wallet": desk.wallet_id,
+                "account": desk.account.pk,
+                "from": "promo",
+                "to": "manual",
+                "amount": 1,
+                "source": str(uuid.uuid4()),
+            },
         )
     assert refusal.value.diag.constraint_name == constraint
 

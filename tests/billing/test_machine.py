@@ -73,7 +73,9 @@ class Model:
     def quota_is_spent(self, wanted: tuple[int, int]) -> bool:
         for side in (0, 1):
             limit = self.quota[side]
-            taken = sum(used.tokens[side] for used in self.used.values()) + sum(hold.quota[side] for hold in self.held.values() if hold.quota)
+            taken = sum(used.tokens[side] for used in self.used.values()) + sum(
+                hold.quota[side] for hold in self.held.values() if hold.quota
+            )
             if limit is not None and taken + wanted[side] > limit:
                 return True
         return False
@@ -188,7 +190,11 @@ class Money(RuleBasedStateMachine):
         started = day(on) + timedelta(seconds=self.seconds)
         return self.desk.request(0, started=started)["id"], key, owner, started
 
-    @rule(batch=st.lists(st.tuples(requests, AMOUNTS, st.integers(1, 20), TOKENS, TOKENS), min_size=1, max_size=3, unique_by=lambda item: item[0]))
+    @rule(
+        batch=st.lists(
+            st.tuples(requests, AMOUNTS, st.integers(1, 20), TOKENS, TOKENS), min_size=1, max_size=3, unique_by=lambda item: item[0]
+        )
+    )
     def place(self, batch: list[Any]) -> None:
         wanted, expected = [], []
         for (pk, key, owner, started), amount, least, tokens_in, tokens_out in batch:

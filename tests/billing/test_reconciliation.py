@@ -4,7 +4,7 @@ import threading
 from datetime import timedelta
 
 import pytest
-from django.db import connection, transaction
+from django.db import InternalError, connection, transaction
 
 from billing import reconciliation
 from tests.billing.desk import FOREVER, NOW, connect
@@ -45,13 +45,21 @@ CORRUPTIONS = {
         "what {subject} were charged",
         "UPDATE billing_usagerecord SET cost = cost + 1 WHERE wallet_id = %(wallet)s AND cost > 0",
     ),
-    "a record that vanished": ("I1", "what {subject} were charged", "DELETE FROM billing_usagerecord WHERE wallet_id = %(wallet)s AND cost > 0"),
+    "a record that vanished": (
+        "I1",
+        "what {subject} were charged",
+        "DELETE FROM billing_usagerecord WHERE wallet_id = %(wallet)s AND cost > 0",
+    ),
     "a record of a wallet that is not the account's": (
         "I1",
         "what {subject} were charged",
         "UPDATE billing_usagerecord SET wallet_id = -1 WHERE wallet_id = %(wallet)s AND cost > 0",
     ),
-    "a batch with another amount": ("I2", "the usage transfer", f"UPDATE billing_transfer SET amount = amount + 1 WHERE id = {LATER_TRANSFER}"),
+    "a batch with another amount": (
+        "I2",
+        "the usage transfer",
+        f"UPDATE billing_transfer SET amount = amount + 1 WHERE id = {LATER_TRANSFER}",
+    ),
     "a batch without records": (
         "I2",
         "the usage transfer",
@@ -67,14 +75,22 @@ CORRUPTIONS = {
         "the overrun",
         "UPDATE billing_usagerecord SET overrun_cost = overrun_cost - 1 WHERE wallet_id = %(wallet)s AND overrun_cost > 0",
     ),
-    "an invented write-off": ("I2", "written off", "UPDATE billing_transfer SET amount = amount * 10 WHERE wallet_id = %(wallet)s AND kind = 'writeoff'"),
+    "an invented write-off": (
+        "I2",
+        "written off",
+        "UPDATE billing_transfer SET amount = amount * 10 WHERE wallet_id = %(wallet)s AND kind = 'writeoff'",
+    ),
     "a transfer that vanished": ("I3", "chain of transfers breaks", f"DELETE FROM billing_transfer WHERE id = {LATER_TRANSFER}"),
     "a transfer with another balance": (
         "I3",
         "chain of transfers breaks",
         f"UPDATE billing_transfer SET balance_after = balance_after + 1 WHERE id = {LATER_TRANSFER}",
     ),
-    "a version that no transfer made": ("I3", "wallet's last transfer", "UPDATE billing_wallet SET version = version + 1 WHERE id = %(wallet)s"),
+    "a version that no transfer made": (
+        "I3",
+        "wallet's last transfer",
+        "UPDATE billing_wallet SET version = version + 1 WHERE id = %(wallet)s",
+    ),
     "a transfer outside the chain": (
         "I3",
         "no wallet's chain",
@@ -171,7 +187,9 @@ def _is_of(drift, check):
 
 def test_every_check_has_a_corruption_that_it_finds():
     for check in reconciliation.CHECKS:
-        assert any(invariant == check.invariant and sentence in check.sentence for invariant, sentence, _ in CORRUPTIONS.values()), check.sentence
+        assert any(invariant == check.invariant and sentence in check.sentence for invariant, sentence, _ in CORRUPTIONS.values()), (
+            check.sentence
+        )
 
 
 def test_the_audit_of_everything_names_the_account_that_drifts(busy):
@@ -190,9 +208,11 @@ def test_a_hold_younger_than_the_grace_is_left_to_the_sweeper(busy):
 
 
 def test_the_audit_cannot_write(busy, monkeypatch):
-    deed = reconciliation.Check("I1", "{subject}", f"UPDATE billing_wallet SET held = 0 WHERE id = {busy.wallet_id} RETURNING 1, 1, '', 0, 0 --")
-    monkeypatch.setattr(reconciliation, "CHECKS", (deed,))
-    with pytest.raises(Exception, match="read-only transaction"):
+    deed = reconciliation.Check(
+        "I1", "{subject}", f"UPDATE billing_wallet SET held = 0 WHERE id = {busy.wallet_id} RETURNING 1, 1, '', 0, 0 --"
+    )
+    with monkeypatch.context() as patch, pytest.raises(InternalError, match="read-only transaction"):
+        patch.setattr(reconciliation, "CHECKS", (deed,))
         reconciliation.audit(now=NOW)
 
 

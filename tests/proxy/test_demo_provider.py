@@ -218,6 +218,9 @@ def test_tool_calls_are_cut_at_the_limit_too(limit: int) -> None:
     complete = demo.count_tokens("get_weather") + demo.count_tokens("get_time")
     assert answered["usage"]["completion_tokens"] <= limit
     assert calls[0]["name"] == "get_weather"
+    if limit >= demo.count_tokens("get_weather"):
+        counted = sum(demo.count_tokens(call["name"]) + demo.count_tokens(call["arguments"]) for call in calls)
+        assert answered["usage"]["completion_tokens"] == counted
     if finish(answered) == "tool_calls":
         assert limit >= complete
         assert [json.loads(call["arguments"])["city"] for call in calls] == ["Paris", "Paris"]
@@ -361,6 +364,10 @@ def test_slow_takes_two_seconds_or_what_the_user_says() -> None:
         assert set(pauses[1:-1]) == {seconds * demo.SLOW_GAP}
         (only,) = ask("slow", chat(said)).pieces
         assert only.after_seconds == pytest.approx(sum(pauses))
+    two = ask("slow", chat("wait 3", n=2, stream=True)).pieces
+    assert sum(piece.after_seconds for piece in two) == pytest.approx(
+        sum(piece.after_seconds for piece in ask("slow", chat("wait 3")).pieces)
+    )
 
 
 def test_error_429_tells_when_to_come_back() -> None:
@@ -545,7 +552,7 @@ def test_a_bad_body_is_refused_in_the_words_of_a_provider(body: dict[str, Any], 
         {"input": "a", "dimensions": 0},
         {"input": "a", "encoding_format": "hex"},
         {"input": ["a"] * 2049},
-        {"input": ["a"] * 2048, "dimensions": 3072},
+        {"input": ["a"] * 1025},
     ],
     ids=range(10),
 )
@@ -586,7 +593,19 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=8,
 )
-FIELDS = ("messages", "n", "max_tokens", "stop", "tools", "tool_choice", "response_format", "stream", "stream_options", "seed", "prompt")
+FIELDS: tuple[str, ...] = (
+    "messages",
+    "n",
+    "max_tokens",
+    "stop",
+    "tools",
+    "tool_choice",
+    "response_format",
+    "stream",
+    "stream_options",
+    "seed",
+    "prompt",
+)
 FIELDS += ("input", "dimensions", "size", "reasoning_effort", "parallel_tool_calls", "role", "content")
 
 
@@ -672,7 +691,7 @@ def numbers(draw: st.DrawFn) -> dict[str, Any]:
     bounds = draw(ranges(low, high, 50, room=8))
     if draw(st.booleans()):  # below zero, with the lower bound still the lower one
         bounds = {key: bound - 100 for key, bound in bounds.items()}
-    step = draw(st.sampled_from([{}, {"multipleOf": 3}, {"multipleOf": 0.5}, {"multipleOf": 0.1}]))
+    step: dict[str, Any] = draw(st.sampled_from([{}, {"multipleOf": 3}, {"multipleOf": 0.5}, {"multipleOf": 0.1}]))
     return {"type": draw(st.sampled_from(["integer", "number"])), **bounds, **step}
 
 
@@ -773,6 +792,29 @@ def test_parts_of_all_of_hold_together() -> None:
         ]
     }
     assert answered_with(schema) == {"a": 4, "b": 1}
+    both = {"anyOf": [{"minimum": 5}], "allOf": [{"anyOf": [{"type": "integer", "maximum": 5}]}]}
+    assert answered_with(both) == 5
+    assert answered_with({"enum": [1, 2, 3], "allOf": [{"enum": [3, 2, {}]}, {"const": 2}]}) == 2
+
+
+@pytest.mark.parametrize(
+    ("schema", "found"),
+    [
+        ({"type": "integer", "exclusiveMaximum": -5}, -6),
+        ({"type": "integer", "exclusiveMinimum": 5}, 6),
+        ({"type": "integer", "minimum": 5, "exclusiveMinimum": True}, 6),
+        ({"type": "integer", "minimum": 6.5, "multipleOf": 3}, 9),
+        ({"type": "integer", "multipleOf": 1.5, "minimum": 1}, 3),
+        ({"type": "number", "multipleOf": 0.1, "minimum": 0.3}, 0.3),
+        ({"type": "number", "maximum": -0.5}, -1.5),
+        ({"type": "number", "minimum": 2, "maximum": 2}, 2),
+        ({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}, 0.5),
+        ({"type": "integer"}, 1),
+    ],
+    ids=str,
+)
+def test_numbers_keep_within_their_bounds(schema: dict[str, Any], found: float) -> None:
+    assert answered_with(schema) == found
 
 
 @pytest.mark.parametrize(
@@ -795,8 +837,9 @@ def test_parts_of_all_of_hold_together() -> None:
         {"type": "array", "minItems": 3, "uniqueItems": True, "items": {"type": "boolean"}},
         {"type": "array", "items": {"type": "array", "minItems": 99, "items": {"type": "array", "minItems": 99}}, "minItems": 99},
         {"properties": []},
+        {"type": "array", "minItems": 3000, "items": {"enum": list(range(20_000))}},
     ],
-    ids=str,
+    ids=range(18),
 )
 def test_a_schema_that_cannot_be_satisfied_is_refused(schema: Any) -> None:
     wanted = {"type": "json_schema", "json_schema": {"name": "thing", "schema": schema}}

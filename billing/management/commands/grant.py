@@ -1,6 +1,7 @@
 """manage.py grant: credit an account by hand, through the ledger."""
 
 import getpass
+import os
 import uuid
 from datetime import date, datetime, time, timedelta
 from typing import Any
@@ -40,7 +41,7 @@ class Command(BaseCommand):
                 debit_account=DEBIT_ACCOUNTS[options["kind"]],
                 source_type="command",
                 source_id=options["reference"] or str(uuid.uuid4()),
-                actor=getpass.getuser(),
+                actor=_operator(),
                 note=options["reason"],
                 now=timezone.now(),
                 expires_at=_end_of(options["expires"], wallet.account.timezone),
@@ -51,6 +52,13 @@ class Command(BaseCommand):
             f"{options['account']}: credited ${money.usd(transfer.amount)} ({transfer.kind}, transfer {transfer.pk}); "
             f"the balance then was ${money.usd(transfer.balance_after or 0)}"
         )
+
+
+def _operator() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run under a number without a name
+        return f"uid {os.getuid()}"
 
 
 def _end_of(day: date | None, zone: str) -> datetime | None:

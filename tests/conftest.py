@@ -1,0 +1,231 @@
+"""What every test may ask for: the unblocked database of its worker, customers, a fake provider, and the gateway as a real server.
+
+Tests isolate by making accounts and models of their own; nothing is rolled back or flushed.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from django.utils import timezone
+
+from tests.fakes.provider import FakeProvider
+
+ROOT = Path(__file__).resolve().parent.parent
+USD = 1_000_000_000
+# Patience short enough for tests: what takes minutes in production takes seconds here.
+SHORT = {
+    "KEEPALIVE_SECONDS": "0.6",
+    "IDLE_TIMEOUT_SECONDS": "2",
+    "FIRST_BYTE_TIMEOUT_SECONDS": "2",
+    "TOTAL_TIMEOUT_SECONDS": "20",
+    "SLOW_READER_SECONDS": "2",
+    "DRAIN_SECONDS": "2",
+    "CONNECT_TIMEOUT_SECONDS": "1",
+    "HOLD_LEASE_SECONDS": "5",
+    "DEFAULT_RPM": "0",
+    "MAX_BODY_BYTES": str(2 * 1024 * 1024),
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def django_db_setup() -> None:
+    """The worker's database exists already (tests.servers)."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _database(django_db_blocker: Any) -> Iterator[None]:
+    with django_db_blocker.unblock():
+        yield
+
+
+@dataclass(frozen=True)
+class Customer:
+    """An account with a wallet, money and one key."""
+
+    account: Any
+    wallet: Any
+    key: Any
+    secret: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.secret}"}
+
+    def fresh_wallet(self) -> Any:
+        self.wallet.refresh_from_db()
+        return self.wallet
+
+
+def make_customer(*, usd: str = "5", plan: str | None = None, **key_fields: Any) -> Customer:
+    """Open an account of its own slug, grant it money and issue a key."""
+    from billing import ledger
+    from billing.opening import open_account
+    from catalog.money import nano_from_usd
+    from keys import issuing
+
+    slug = f"a-{uuid.uuid4().hex[:16]}"
+    account = open_account(slug=slug, name=slug, now=timezone.now(), plan_slug=plan)
+    wallet = account.wallet
+    amount = nano_from_usd(usd)
+    if amount:
+        ledger.credit(
+            wallet_id=wallet.pk, amount=amount, kind="promo", debit_account="promo", source_type="test", source_id=slug, actor="test", note="", now=timezone.now()
+        )
+    key, secret = issuing.issue(account=account, name="test key", now=timezone.now(), **key_fields)
+    wallet.refresh_from_db()
+    return Customer(account, wallet, key, secret)
+
+
+@pytest.fixture
+def customer() -> Customer:
+    """Alice: five dollars and a key."""
+    return make_customer()
+
+
+@pytest.fixture
+def stranger() -> Customer:
+    """Charlie: another account, with money and a key of its own."""
+    return make_customer()
+
+
+@pytest.fixture
+def new_customer() -> Callable[..., Customer]:
+    return make_customer
+
+
+@pytest.fixture(scope="session")
+def provider() -> Iterator[FakeProvider]:
+    with FakeProvider() as fake:
+        yield fake
+
+
+class Gateway:
+    """The gateway as a process of its own: gunicorn with one worker, on a free port of loopback."""
+
+    def __init__(self, log: Path, environ: dict[str, str] | None = None) -> None:
+        self.port = free_port()
+        self.origin = f"http://127.0.0.1:{self.port}"
+        self.base_url = f"{self.origin}/v1"
+        self.log = log
+        self._environ = {**os.environ, **SHORT, "BIND": f"127.0.0.1:{self.port}", "WEB_CONCURRENCY": "1", **(environ or {})}
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> "Gateway":
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "gunicorn", "-c", "gateway_site/gunicorn_conf.py", "gateway_site.asgi:application"],
+                cwd=ROOT, env=self._environ, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        self.wait_until(lambda: httpx.get(f"{self.origin}/healthz", timeout=5).status_code == 200, seconds=30)
+        return self
+
+    def stop(self, sig: int = signal.SIGTERM) -> int:
+        if self.process is None:
+            return 0
+        if self.process.poll() is None:
+            if sig == signal.SIGKILL:
+                os.killpg(self.process.pid, sig)
+            else:
+                self.process.send_signal(sig)
+        return self.process.wait(timeout=30)
+
+    def wait_until(self, condition: Callable[[], bool], *, seconds: float = 10) -> None:
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                if condition():
+                    return
+            except (httpx.TransportError, OSError):
+                pass
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not so after {seconds} s; the log ends:\n{self.log.read_text()[-3000:]}")
+            time.sleep(0.02)
+
+    def sees_catalog(self) -> None:
+        """Return when the server's catalog is the database's."""
+        from catalog.models import CatalogVersion
+        from gateway_site import changes
+
+        version = CatalogVersion.objects.get(pk=1).version
+        changes.publish("catalog")
+        self.wait_until(lambda: httpx.get(f"{self.origin}/readyz", timeout=5).json()["catalog_version"] >= version)
+
+
+@pytest.fixture(scope="session")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    running = Gateway(tmp_path_factory.mktemp("gateway") / "gateway.log").start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def new_models(gateway: Gateway, provider: FakeProvider) -> Callable[..., list[str]]:
+    """Make one sellable model for each upstream model name of the fake provider, each at a provider row of its own; returns their slugs."""
+
+    def make(upstream_models: Sequence[str], **options: Any) -> list[str]:
+        slugs = [make_model(provider.base_url, upstream_model, **options) for upstream_model in upstream_models]
+        gateway.sees_catalog()
+        return slugs
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def new_model(new_models: Callable[..., list[str]]) -> Callable[..., str]:
+    """Make one model (see `new_models`)."""
+    return lambda upstream_model, **options: new_models([upstream_model], **options)[0]
+
+
+def make_model(
+    base_url: str, *upstream_models: str, kind: str = "custom", input_usd: str = "1", output_usd: str = "2", max_output: int = 4096, **fields: Any
+) -> str:
+    """A model with one route per upstream model, in that order of priority."""
+    from catalog.models import Model, Price, Provider, ProviderKey, Route
+    from catalog.money import nano_from_usd
+
+    name = f"fake/{uuid.uuid4().hex[:16]}"
+    model = Model.objects.create(slug=name, max_output=max_output, **fields)
+    Price.objects.create(model=model, input=nano_from_usd(input_usd), output=nano_from_usd(output_usd), effective_from=timezone.now() - timedelta(hours=1))
+    for priority, upstream_model in enumerate(upstream_models):
+        row = Provider.objects.create(slug=f"p-{uuid.uuid4().hex[:16]}", kind=kind, base_url=base_url, allow_private=True)
+        key = ProviderKey(provider=row)
+        key.set_secret(f"sk-fake-{uuid.uuid4().hex}")
+        key.save()
+        Route.objects.create(model=model, provider=row, upstream_model=upstream_model, priority=priority)
+    return name
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture
+def usage_of() -> Callable[..., Any]:
+    """Wait for the usage record of a request: settlement follows the answer by a moment."""
+
+    def find(request_id: str, *, seconds: float = 10) -> Any:
+        from billing.models import UsageRecord
+
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            record = UsageRecord.objects.filter(request_id=request_id).first()
+            if record is not None:
+                return record
+            time.sleep(0.01)
+        raise TimeoutError(f"no usage record of {request_id} after {seconds} s")
+
+    return find
