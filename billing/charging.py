@@ -51,7 +51,9 @@ def decide(happened: Happened, price: pricing.Price, *, hold_amount: int) -> Cha
     usage = reported if reported is not None else happened.estimate
     if _is_empty(happened, usage):
         seen = reported or NOTHING
-        return Charge(seen, "provider" if reported else "none", 0, 0, pricing.upstream_cost(price, seen) if reported else 0, "no_output", flags)
+        return Charge(
+            seen, "provider" if reported else "none", 0, 0, pricing.upstream_cost(price, seen) if reported else 0, "no_output", flags
+        )
     list_cost = pricing.cost(price, usage)
     upstream_cost = pricing.upstream_cost(price, usage)
     if happened.is_test:

@@ -60,7 +60,7 @@ class InvalidDocument(Exception):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Suggest the nearest of `known`, as the end of a message; empty when nothing is near."""
-    near = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    near = get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 

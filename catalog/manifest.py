@@ -248,6 +248,10 @@ class _Plan:
                 )
             )
             self._new[Price].append(new)
+        else:
+            return
+        if model.kind == Model.Kind.TEXT and new.input and not (new.output or new.request):
+            self.changes.append(Change("!", f"price {model.slug}", "output tokens cost nothing"))
 
     def _draw_routes(self, model: Model, rows: list[Route], entries: Iterable[RouteEntry]) -> None:
         known = {(row.provider.slug, row.upstream_model, row.format): row for row in rows}

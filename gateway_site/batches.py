@@ -20,7 +20,9 @@ class Batcher(Generic[Item, Answer]):
     an exception reaches only its own submitter. A submitter that is cancelled takes nobody else with it.
     """
 
-    def __init__(self, send: Callable[[Sequence[Item]], Awaitable[Sequence[Answer | Exception]]], *, limit: int = 128, lanes: int = 1) -> None:
+    def __init__(
+        self, send: Callable[[Sequence[Item]], Awaitable[Sequence[Answer | Exception]]], *, limit: int = 128, lanes: int = 1
+    ) -> None:
         self._send = send
         self._limit = limit
         self._lanes = lanes

@@ -7,7 +7,9 @@ from typing import Any
 
 import structlog
 
-_SECRET = re.compile(r"(sk-gw-[0-9A-Za-z-]{4}|sk-[A-Za-z0-9_-]{4}|AIza[0-9A-Za-z_-]{4}|xai-[A-Za-z0-9]{4}|Bearer\s+\S{4}|whsec_\S{4})\S{6,}")
+_SECRET = re.compile(
+    r"(sk-gw-[0-9A-Za-z-]{4}|sk-[A-Za-z0-9_-]{4}|AIza[0-9A-Za-z_-]{4}|xai-[A-Za-z0-9]{4}|Bearer\s+\S{4}|whsec_\S{4})\S{6,}"
+)
 
 
 def redact(text: str) -> str:

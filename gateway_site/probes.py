@@ -41,7 +41,9 @@ def readyz(_request: HttpRequest) -> HttpResponse:
     except redis.RedisError:
         degraded = sorted({*degraded, "valkey"})
     status = "unavailable" if problems else "degraded" if degraded else "ok"
-    return JsonResponse({"status": status, "problems": problems, "degraded": degraded, "catalog_version": catalog_version}, status=503 if problems else 200)
+    return JsonResponse(
+        {"status": status, "problems": problems, "degraded": degraded, "catalog_version": catalog_version}, status=503 if problems else 200
+    )
 
 
 def metrics(_request: HttpRequest) -> HttpResponse:
@@ -49,5 +51,5 @@ def metrics(_request: HttpRequest) -> HttpResponse:
     registry: prometheus_client.CollectorRegistry = prometheus_client.REGISTRY
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         registry = prometheus_client.CollectorRegistry()
-        multiprocess.MultiProcessCollector(registry)
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return HttpResponse(prometheus_client.generate_latest(registry), content_type=prometheus_client.CONTENT_TYPE_LATEST)

@@ -27,10 +27,10 @@ class DrainingServer(Server):
         super().handle_exit(sig, frame)
 
 
-class Worker(UvicornWorker):
+class Worker(UvicornWorker):  # type: ignore[misc] # the package has no types
     """uvicorn with uvloop and httptools, without access log or server header."""
 
     CONFIG_KWARGS = {"loop": "uvloop", "http": "httptools", "lifespan": "on", "access_log": False, "server_header": False}
 
 
-uvicorn_workers.Server = DrainingServer  # type: ignore[misc] # UvicornWorker names the class it makes; it has no hook for another
+uvicorn_workers.Server = DrainingServer  # UvicornWorker names the class it makes; it has no hook for another

@@ -203,7 +203,7 @@ class Authenticator:
         if grant is not None:
             self._digests_by_key[grant.id] = digest
 
-    async def _look_up(self, digests: Sequence[bytes]) -> list[KeyGrant | None | Exception]:
+    async def _look_up(self, digests: Sequence[bytes]) -> list[KeyGrant | Exception | None]:
         rows = await self._lane.fetch(LOOK_UP, [list(digests)])
         found = {bytes(row[0]): grant_from_row(row[1:]) for row in rows}
         return [found.get(digest) for digest in digests]

@@ -28,7 +28,9 @@ class ApiKey(models.Model):
     start = models.CharField(max_length=16, editable=False, db_index=True)
     last_four = models.CharField(max_length=4, editable=False)
 
-    allowed_models = models.JSONField(default=list, blank=True, help_text='Model names or patterns such as "openai/*". Empty: all of the plan.')
+    allowed_models = models.JSONField(
+        default=list, blank=True, help_text='Model names or patterns such as "openai/*". Empty: all of the plan.'
+    )
     allowed_endpoints = models.JSONField(default=list, blank=True, help_text='Such as "chat", "embeddings". Empty: all.')
     allowed_ips = models.JSONField(default=list, blank=True, help_text="Networks such as 203.0.113.0/24. Empty: any.")
     rpm = models.PositiveIntegerField("requests per minute", null=True, blank=True)
@@ -48,7 +50,9 @@ class ApiKey(models.Model):
     class Meta:
         indexes = [models.Index(fields=["account", "-created_at"], name="key_by_account")]
         constraints = [
-            models.CheckConstraint(condition=models.Q(budget_nano__isnull=True) | models.Q(budget_nano__gte=0), name="key_budget_not_negative")
+            models.CheckConstraint(
+                condition=models.Q(budget_nano__isnull=True) | models.Q(budget_nano__gte=0), name="key_budget_not_negative"
+            )
         ]
 
     def __str__(self) -> str:

@@ -47,7 +47,7 @@ class Ask:
 class Ticket:
     """An admitted request: its hold, its place in the rate limits, and the one way to end both."""
 
-    __slots__ = ("_engine", "_over", "ask", "grant", "held", "limits", "model", "output_limit", "price", "reading", "terms")
+    __slots__ = ("_engine", "_over", "ask", "clamped", "grant", "held", "limits", "model", "output_limit", "price", "reading", "terms")
 
     def __init__(
         self,
@@ -71,6 +71,7 @@ class Ticket:
         self.reading = reading
         self.held = 0
         self.output_limit = 0  # the most tokens of one choice that may go upstream
+        self.clamped = False  # whether that is less than the client asked for (or, asking for none, the model allows)
 
     def grow(self, *, amount: int, usage: TokenUsage) -> "asyncio.Future[int]":
         """Ask to hold `amount` nano-USD in all, and note what was delivered so far."""
@@ -250,7 +251,9 @@ async def _place(engine: "Engine", ticket: Ticket) -> None:
     ticket.held = placed.granted
     ticket.output_limit = wanted_each
     if not ask.stream and placed.granted < amount:
-        ticket.output_limit = max(1, pricing.affordable_output(price, input_tokens=input_bound, budget=placed.granted) // ask.choices)
+        affordable = pricing.affordable_output(price, input_tokens=input_bound, budget=placed.granted) // ask.choices
+        ticket.output_limit = min(wanted_each, max(1, affordable))
+    ticket.clamped = ticket.output_limit < (ask.output_limit or ceiling)
 
 
 def _was_placed(done: "asyncio.Future[holds.Placed]") -> bool:

@@ -28,7 +28,7 @@ BODY_SECONDS = 30.0
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Any]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+App = Callable[[Scope, Any, Any], Awaitable[None]]
 
 
 class View(Protocol):
@@ -134,7 +134,7 @@ async def _send_response(response: "HttpResponseBase | StreamedResponse", reques
     stream = response.stream
     task = asyncio.current_task()
     if task is not None:
-        stream.abort = task.cancel
+        stream.abort = lambda: _cancel(task)
     streams = engine.current().streams
     streams.add(stream)
     try:
@@ -180,6 +180,10 @@ async def _read_body(scope: Scope, receive: Receive) -> bytes:
     except TimeoutError as error:
         raise ClientGone from error
     return b"".join(pieces)
+
+
+def _cancel(task: "asyncio.Task[Any]") -> None:
+    task.cancel()
 
 
 async def _cancel_when_gone(receive: Receive, task: "asyncio.Task[Any] | None") -> None:

@@ -139,5 +139,3 @@ def _record(spans: dict[str, tuple[int, int]], raw: bytes, name: bytes, start: i
     if text in spans:
         raise InvalidJson(f"The name {text!r} is given twice.")
     spans[text] = (start, stop)
-
-

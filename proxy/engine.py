@@ -43,7 +43,10 @@ class Engine:
         self._housekeeping_lane = Lane(conninfo, deadline_seconds=deadline)
         self.settlement = Settlement(self._settle_lane, spool=Path(settings.SPOOL_DIR))
         self.desk = HoldDesk(
-            self._hold_lane, lease=timedelta(seconds=settings.HOLD_LEASE_SECONDS), release=self.settlement.release, owner_lane=self._housekeeping_lane
+            self._hold_lane,
+            lease=timedelta(seconds=settings.HOLD_LEASE_SECONDS),
+            release=self.settlement.release,
+            owner_lane=self._housekeeping_lane,
         )
         self.authenticator = Authenticator(self._look_up_lane, read_peppers(settings.KEY_PEPPERS))
         self.plans = PlanBook(self._look_up_lane)

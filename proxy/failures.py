@@ -1,14 +1,14 @@
 """What can go wrong between the gateway and a provider, as conditions with data. The exception tree:
 
-    UpstreamFailure            this attempt failed; another route may do better
-    ├── CannotConnect          no connection, or TLS refused
-    ├── TimedOut               no first byte, a stall, or the total deadline
-    ├── BrokenAnswer           not the answer of a model server: bad status, bad JSON, too large, cut
-    ├── ProviderBusy           429 or overloaded, with the wait it asks for
-    ├── ProviderKeyRefused     our credential there is bad or out of money
-    └── ProviderFault          5xx
-    RequestRefused             the provider says the client's request is wrong: no other route will be tried
-    NoRoute                    nothing to try: no route, no key, or all of them cooling down
+UpstreamFailure            this attempt failed; another route may do better
+├── CannotConnect          no connection, or TLS refused
+├── TimedOut               no first byte, a stall, or the total deadline
+├── BrokenAnswer           not the answer of a model server: bad status, bad JSON, too large, cut
+├── ProviderBusy           429 or overloaded, with the wait it asks for
+├── ProviderKeyRefused     our credential there is bad or out of money
+└── ProviderFault          5xx
+RequestRefused             the provider says the client's request is wrong: no other route will be tried
+NoRoute                    nothing to try: no route, no key, or all of them cooling down
 """
 
 

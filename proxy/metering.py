@@ -82,7 +82,9 @@ class Meter:
         # The client's limit bounds the answer; our own count of it may run somewhat higher than the provider's.
         stretch = min(max(self._held_tokens, delivered) * STRETCH_FACTOR, max(most, delivered + self._ticket.model.usual_output))
         amount = pricing.worst_case(
-            self._price, input_tokens=min(ask.input_bound, self._ticket.model.context), output_tokens=max(stretch, self._ticket.model.usual_output)
+            self._price,
+            input_tokens=min(ask.input_bound, self._ticket.model.context),
+            output_tokens=max(stretch, self._ticket.model.usual_output),
         )
         self._growth = self._ticket.grow(amount=max(amount, self._ticket.held), usage=self.estimate())
 

@@ -79,6 +79,16 @@ class Attempts:
         self.made.append({"provider": candidate.route.provider.slug, "result": result, "ms": round(spent * 1000)})
 
 
+@dataclass(slots=True)
+class Exchange:
+    """An open answer to a request: from which candidate, after which attempts. `first` is what of a stream was read already."""
+
+    candidate: Candidate
+    answer: Answer
+    first: bytes
+    attempts: Attempts
+
+
 async def relay(engine: "Engine", call: Call) -> WholeAnswer | OpenStream:
     """Serve one chat completion.
 
@@ -91,13 +101,13 @@ async def relay(engine: "Engine", call: Call) -> WholeAnswer | OpenStream:
     ticket = await admit(engine, call, request, grant, model, price)
     attempts = Attempts()
     try:
-        candidate, answer, first = await send(engine, ticket, body, request, attempts)
+        exchange = await send(engine, ticket, body, request, attempts)
     except BaseException as error:
         _settle_unanswered(ticket, attempts, error)
         raise
     if request.stream:
-        return _stream(engine, ticket, request, candidate, answer, first, attempts)
-    return await _answer_whole(ticket, candidate, answer, attempts)
+        return _stream(engine, ticket, request, exchange)
+    return await _answer_whole(ticket, exchange)
 
 
 async def authenticate(engine: "Engine", call: Call) -> KeyGrant:
@@ -146,17 +156,13 @@ async def admit(
         return await admission.admit(engine, ask, grant, terms, model, price)
 
 
-async def send(
-    engine: "Engine", ticket: Ticket, body: Body, request: openai_chat.ChatRequest, attempts: Attempts
-) -> tuple[Candidate, Answer, bytes]:
-    """Try the routes until one answers; of a stream, until its first event has arrived (returned with the answer).
+async def send(engine: "Engine", ticket: Ticket, body: Body, request: openai_chat.ChatRequest, attempts: Attempts) -> Exchange:
+    """Try the routes until one answers; of a stream, until its first event has arrived.
 
     Raises: RequestRefused, NoRoute, or the last UpstreamFailure.
     """
     routes = routing.routes_of(engine.catalog.current, ticket.model)
-    tries = routing.candidates(
-        routes, health=engine.health, now=time.monotonic(), speaks=openai_chat.NAME, demo_only=ticket.grant.is_test
-    )
+    tries = routing.candidates(routes, health=engine.health, now=time.monotonic(), speaks=openai_chat.NAME, demo_only=ticket.grant.is_test)
     last: failures.UpstreamFailure | None = None
     for candidate in tries:
         began = time.monotonic()
@@ -167,7 +173,13 @@ async def send(
         except failures.UpstreamFailure as failure:
             engine.health.note_failure(candidate.route.id, key, failure, time.monotonic())
             attempts.note(candidate, failure.code, began)
-            log.info("attempt_failed", provider=candidate.route.provider.slug, model=ticket.model.slug, result=failure.code, request_id=str(ticket.ask.request_id))
+            log.info(
+                "attempt_failed",
+                provider=candidate.route.provider.slug,
+                model=ticket.model.slug,
+                result=failure.code,
+                request_id=str(ticket.ask.request_id),
+            )
             last = failure
             continue
         except failures.RequestRefused as refusal:
@@ -179,7 +191,7 @@ async def send(
             raise
         engine.health.note_success(candidate.route.id, key)
         attempts.note(candidate, "ok", began)
-        return candidate, answer, first
+        return Exchange(candidate, answer, first, attempts)
     if last is None:
         raise failures.NoRoute(ticket.model.slug, routing.shortest_wait(routes, health=engine.health, now=time.monotonic()))
     raise last
@@ -187,13 +199,11 @@ async def send(
 
 async def _send_one(engine: "Engine", ticket: Ticket, body: Body, request: openai_chat.ChatRequest, candidate: Candidate) -> Answer:
     declaration = DECLARATIONS[candidate.route.provider.kind]
-    asked = request.output_limit
-    clamped = ticket.output_limit if (asked is not None and asked > ticket.output_limit) or _is_clamped(ticket) else None
     raw = openai_chat.splice_request(
         body,
         request,
         upstream_model=candidate.route.upstream_model,
-        output_limit=clamped,
+        output_limit=ticket.output_limit if ticket.clamped else None,
         limit_field=declaration.output_limit_field,
         streams_usage=declaration.streams_usage,
     )
@@ -201,10 +211,6 @@ async def _send_one(engine: "Engine", ticket: Ticket, body: Body, request: opena
     if candidate.route.provider.kind == "demo":
         fields = orjson.loads(raw)
     return await engine.upstream.send(candidate, endpoint=openai_chat.NAME, body=raw, fields=fields)
-
-
-def _is_clamped(ticket: Ticket) -> bool:
-    return not ticket.ask.stream and ticket.output_limit < min(ticket.ask.output_limit or ticket.model.max_output, ticket.model.max_output)
 
 
 async def _first_events(answer: Answer) -> bytes:
@@ -245,29 +251,30 @@ def _without_error(data: bytes) -> bytes:
     return data
 
 
-async def _answer_whole(ticket: Ticket, candidate: Candidate, answer: Answer, attempts: Attempts) -> WholeAnswer:
+async def _answer_whole(ticket: Ticket, exchange: Exchange) -> WholeAnswer:
     """Read the rest, settle, and hand the answer over with its cost. The client may have left: the provider bills all the same."""
     try:
-        raw = await _read_whole(answer, ticket)
+        raw = await _read_whole(exchange.answer, ticket)
         whole = openai_chat.read_answer(raw)
     except BaseException as error:
         failure = failures.BrokenAnswer(str(error)) if isinstance(error, openai_chat.NotAnAnswer) else error
-        answer.close()
-        _settle_unanswered(ticket, attempts, failure, candidate)
+        exchange.answer.close()
+        _settle_unanswered(ticket, exchange.attempts, failure, exchange.candidate)
         raise failure from error
     estimate = TokenUsage(
-        input_tokens=min(ticket.ask.input_estimate, ticket.model.context), output_tokens=-(-whole.output_bytes // openai_chat.BYTES_PER_TOKEN)
+        input_tokens=min(ticket.ask.input_estimate, ticket.model.context),
+        output_tokens=-(-whole.output_bytes // openai_chat.BYTES_PER_TOKEN),
     )
     reported = openai_chat.read_usage(whole.usage)
     happened = charging.Happened(reported, estimate, whole.finish_reason, "ok", is_test=ticket.grant.is_test)
-    outcome = _outcome(ticket, candidate, attempts, reported_cost=openai_chat.read_reported_cost(whole.usage))
+    outcome = _outcome(ticket, exchange.candidate, exchange.attempts, reported_cost=openai_chat.read_reported_cost(whole.usage))
     charge, settled = ticket.settle(happened, outcome)
     cost = charge.cost
     if cost > ticket.held:
         cost = (await settled).charged  # only then may less have been charged than it cost
     usage = whole.usage or openai_chat.render_usage(charge.usage)
     spliced = whole.body.splice({"usage": openai_chat.with_cost(usage, cost=cost, upstream_cost=charge.upstream_cost)})
-    return WholeAnswer(spliced, [*_headers(ticket, candidate, attempts), ("x-gateway-cost-usd", money.usd(cost))])
+    return WholeAnswer(spliced, [*_headers(ticket, exchange), ("x-gateway-cost-usd", money.usd(cost))])
 
 
 async def _read_whole(answer: Answer, ticket: Ticket) -> bytes:
@@ -281,50 +288,34 @@ async def _read_whole(answer: Answer, ticket: Ticket) -> bytes:
     return raw
 
 
-def _stream(
-    engine: "Engine",
-    ticket: Ticket,
-    request: openai_chat.ChatRequest,
-    candidate: Candidate,
-    answer: Answer,
-    first: bytes,
-    attempts: Attempts,
-) -> OpenStream:
-    tap = openai_chat.ChatTap(wants_usage=request.wants_usage)
+def _stream(engine: "Engine", ticket: Ticket, request: openai_chat.ChatRequest, exchange: Exchange) -> OpenStream:
     stream = OpenStream(
-        headers=_headers(ticket, candidate, attempts),
-        keep_alive=KEEP_ALIVE,
-        deadline=ticket.ask.clock + settings.TOTAL_TIMEOUT_SECONDS,
+        headers=_headers(ticket, exchange), keep_alive=KEEP_ALIVE, deadline=ticket.ask.clock + settings.TOTAL_TIMEOUT_SECONDS
     )
-    stream.hang_up = answer.close
-    stream.frames = _frames(engine, ticket, candidate, answer, first, attempts, tap, stream)
+    stream.hang_up = exchange.answer.close
+    stream.frames = _frames(engine, ticket, exchange, openai_chat.ChatTap(wants_usage=request.wants_usage), stream)
 
     def abandon() -> None:
         """Settle a stream whose client left before the first frame: its frames never ran, so nothing else would."""
         if not ticket.is_over:
-            answer.close()
-            _settle_unanswered(ticket, attempts, asyncio.CancelledError(), candidate)
+            exchange.answer.close()
+            _settle_unanswered(ticket, exchange.attempts, asyncio.CancelledError(), exchange.candidate)
 
     stream.abandon = abandon
     return stream
 
 
 async def _frames(
-    engine: "Engine",
-    ticket: Ticket,
-    candidate: Candidate,
-    answer: Answer,
-    first: bytes,
-    attempts: Attempts,
-    tap: openai_chat.ChatTap,
-    stream: OpenStream,
+    engine: "Engine", ticket: Ticket, exchange: Exchange, tap: openai_chat.ChatTap, stream: OpenStream
 ) -> AsyncGenerator[bytes, None]:
     """The stream as the client sees it: the provider's bytes, then the end that fits what happened; settled whatever happens."""
+    answer = exchange.answer
     meter = Meter(ticket, tap)
     first_token_ms = round((time.monotonic() - ticket.ask.clock) * 1000)
-    status, problem = "aborted", None  # what it is unless the provider ends it: the client hung up
+    status = "aborted"  # what it is unless the provider ends it: the client hung up
+    problem: Exception | None = None
     try:
-        data = first or await _read_next(answer, stream)
+        data = exchange.first or await _read_next(answer, stream)
         while data:
             forward = tap.feed(data)
             if forward:
@@ -349,7 +340,7 @@ async def _frames(
     finally:
         if status != "ok" or not tap.done:
             answer.close()
-        outcome = _outcome(ticket, candidate, attempts, reported_cost=openai_chat.read_reported_cost(tap.usage))
+        outcome = _outcome(ticket, exchange.candidate, exchange.attempts, reported_cost=openai_chat.read_reported_cost(tap.usage))
         outcome.first_token_ms = first_token_ms
         if problem is not None:
             outcome.error_code = errors.describe(problem).code
@@ -358,7 +349,9 @@ async def _frames(
             outcome.error_code = "client_gone"
         charge, settled = ticket.settle(meter.happened(status), outcome)
     if problem is not None:
-        yield tap.fail(errors.render(errors.describe(problem), str(ticket.ask.request_id)), ran_out=isinstance(problem, errors.WalletRanOut))
+        yield tap.fail(
+            errors.render(errors.describe(problem), str(ticket.ask.request_id)), ran_out=isinstance(problem, errors.WalletRanOut)
+        )
         return
     cost = charge.cost if charge.cost <= ticket.held else (await settled).charged
     usage = None
@@ -411,12 +404,12 @@ def _outcome(ticket: Ticket, candidate: Candidate | None, attempts: Attempts, *,
     )
 
 
-def _headers(ticket: Ticket, candidate: Candidate, attempts: Attempts) -> list[tuple[str, str]]:
-    overhead = (time.monotonic() - ticket.ask.clock - attempts.upstream_seconds) * 1000
+def _headers(ticket: Ticket, exchange: Exchange) -> list[tuple[str, str]]:
+    overhead = (time.monotonic() - ticket.ask.clock - exchange.attempts.upstream_seconds) * 1000
     return [
         *reading_headers(ticket.reading),
-        ("x-gateway-provider", candidate.route.provider.slug),
-        ("x-gateway-attempts", str(len(attempts.made))),
+        ("x-gateway-provider", exchange.candidate.route.provider.slug),
+        ("x-gateway-attempts", str(len(exchange.attempts.made))),
         ("x-gateway-overhead-ms", f"{overhead:.2f}"),
     ]
 

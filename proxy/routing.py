@@ -64,7 +64,9 @@ def routes_of(catalog: Catalog, model: ModelEntry) -> Sequence[RouteEntry]:
     if model.routes:
         return model.routes
     kind, upstream_model = by_prefix(model.slug)
-    return [RouteEntry(-provider.id, provider, upstream_model, 0, 1, "") for provider in catalog.providers.values() if provider.kind == kind]
+    return [
+        RouteEntry(-provider.id, provider, upstream_model, 0, 1, "") for provider in catalog.providers.values() if provider.kind == kind
+    ]
 
 
 def candidates(

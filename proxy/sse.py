@@ -32,7 +32,11 @@ class Splitter:
             data = self._rest + data
         cut = data.rfind(b"\n\n") + 2
         if cut == 1 or cut < len(data):  # not simply at the end: look for the other kinds of boundary as well
-            cut = max(cut if cut > 1 else 0, data.rfind(b"\r\n\r\n") + 4 if b"\r\n\r\n" in data else 0, data.rfind(b"\r\r") + 2 if b"\r\r" in data else 0)
+            cut = max(
+                cut if cut > 1 else 0,
+                data.rfind(b"\r\n\r\n") + 4 if b"\r\n\r\n" in data else 0,
+                data.rfind(b"\r\r") + 2 if b"\r\r" in data else 0,
+            )
         if cut == len(data):
             self._rest = b""
             return data

@@ -21,7 +21,20 @@ Send = Callable[[dict[str, Any]], Coroutine[Any, Any, None]]
 class OpenStream:
     """One streamed answer: its `frames` (whole events), and when it last moved. Times are monotonic seconds."""
 
-    __slots__ = ("_sending_since", "_waiting_since", "abandon", "abort", "deadline", "frames", "hang_up", "headers", "keep_alive", "last_sent", "reason", "send")
+    __slots__ = (
+        "_sending_since",
+        "_waiting_since",
+        "abandon",
+        "abort",
+        "deadline",
+        "frames",
+        "hang_up",
+        "headers",
+        "keep_alive",
+        "last_sent",
+        "reason",
+        "send",
+    )
 
     frames: AsyncGenerator[bytes, None]
 

@@ -22,6 +22,7 @@ LARGEST_ANSWER = 32 * 1024 * 1024
 LARGEST_ERROR = 64 * 1024
 READ_BUFFER = 256 * 1024
 PATHS = {"chat": "chat_path"}
+Endpoint = demo.Endpoint
 
 
 class Answer(Protocol):
@@ -60,7 +61,7 @@ class Upstream:
             if session is not None:
                 await session.close()
 
-    async def send(self, candidate: Candidate, *, endpoint: str, body: bytes, fields: Mapping[str, Any]) -> Answer:
+    async def send(self, candidate: Candidate, *, endpoint: Endpoint, body: bytes, fields: Mapping[str, Any]) -> Answer:
         """Send a request to one provider and return its answer, once its status says that there is one.
 
         `fields` is `body` parsed, for the demo provider.
@@ -152,7 +153,7 @@ class _HttpAnswer:
             self._response.close()
 
 
-async def _open_demo(upstream_model: str, endpoint: str, fields: Mapping[str, Any]) -> Answer:
+async def _open_demo(upstream_model: str, endpoint: Endpoint, fields: Mapping[str, Any]) -> Answer:
     script = demo.answer(upstream_model, fields, endpoint=endpoint, created=int(datetime.now(UTC).timestamp()))
     answer = _DemoAnswer(script)
     if script.status != 200:

@@ -81,7 +81,15 @@ def make_customer(*, usd: str = "5", plan: str | None = None, **key_fields: Any)
     amount = nano_from_usd(usd)
     if amount:
         ledger.credit(
-            wallet_id=wallet.pk, amount=amount, kind="promo", debit_account="promo", source_type="test", source_id=slug, actor="test", note="", now=timezone.now()
+            wallet_id=wallet.pk,
+            amount=amount,
+            kind="promo",
+            debit_account="promo",
+            source_type="test",
+            source_id=slug,
+            actor="test",
+            note="",
+            now=timezone.now(),
         )
     key, secret = issuing.issue(account=account, name="test key", now=timezone.now(), **key_fields)
     wallet.refresh_from_db()
@@ -189,7 +197,13 @@ def new_model(new_models: Callable[..., list[str]]) -> Callable[..., str]:
 
 
 def make_model(
-    base_url: str, *upstream_models: str, kind: str = "custom", input_usd: str = "1", output_usd: str = "2", max_output: int = 4096, **fields: Any
+    base_url: str,
+    *upstream_models: str,
+    kind: str = "custom",
+    input_usd: str = "1",
+    output_usd: str = "2",
+    max_output: int = 4096,
+    **fields: Any,
 ) -> str:
     """A model with one route per upstream model, in that order of priority."""
     from catalog.models import Model, Price, Provider, ProviderKey, Route
@@ -197,7 +211,9 @@ def make_model(
 
     name = f"fake/{uuid.uuid4().hex[:16]}"
     model = Model.objects.create(slug=name, max_output=max_output, **fields)
-    Price.objects.create(model=model, input=nano_from_usd(input_usd), output=nano_from_usd(output_usd), effective_from=timezone.now() - timedelta(hours=1))
+    Price.objects.create(
+        model=model, input=nano_from_usd(input_usd), output=nano_from_usd(output_usd), effective_from=timezone.now() - timedelta(hours=1)
+    )
     for priority, upstream_model in enumerate(upstream_models):
         row = Provider.objects.create(slug=f"p-{uuid.uuid4().hex[:16]}", kind=kind, base_url=base_url, allow_private=True)
         key = ProviderKey(provider=row)

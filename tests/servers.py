@@ -48,7 +48,12 @@ def _start() -> None:
         LOG_LEVEL="WARNING",
         DEFAULT_RPM="0",
     )
-    subprocess.run([sys.executable, "-m", "django", "migrate", "--verbosity", "0"], check=True, cwd=ROOT, env={**os.environ, "DJANGO_SETTINGS_MODULE": "gateway_site.settings"})
+    subprocess.run(
+        [sys.executable, "-m", "django", "migrate", "--verbosity", "0"],
+        check=True,
+        cwd=ROOT,
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "gateway_site.settings"},
+    )
 
 
 def _copy_for(worker: str) -> None:

@@ -7,7 +7,7 @@ limit; the answer's are `usage` (which gains `cost`) and the usage chunk, added 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -16,7 +16,7 @@ from catalog.usage import TokenUsage
 from proxy.body import Body
 from proxy.sse import Splitter
 
-NAME = "chat"
+NAME: Final = "chat"
 MOST_MESSAGES = 2048
 MOST_CHOICES = 128
 MOST_OUTPUT = 10_000_000
@@ -65,7 +65,9 @@ def read_request(body: Body, *, default_model: str | None = None) -> ChatRequest
     fields = body.fields
     model = fields.get("model", default_model)
     if model is None or model == "":
-        raise InvalidRequest("The field 'model' is required. GET /v1/models lists the models you can use.", param="model", code="missing_model")
+        raise InvalidRequest(
+            "The field 'model' is required. GET /v1/models lists the models you can use.", param="model", code="missing_model"
+        )
     if not isinstance(model, str) or len(model) > 200:
         raise InvalidRequest("The field 'model' must be a model's name.", param="model")
     messages = fields.get("messages")
@@ -127,7 +129,9 @@ def read_usage(usage: Mapping[str, Any] | None) -> TokenUsage | None:
         prompt = _count(usage.get("prompt_tokens"))
         completion = _count(usage.get("completion_tokens"))
         total = _count(usage.get("total_tokens"), default=prompt + completion)
-        cached = _count(details_in.get("cached_tokens")) or _count(usage.get("prompt_cache_hit_tokens")) or _count(usage.get("cached_tokens"))
+        cached = (
+            _count(details_in.get("cached_tokens")) or _count(usage.get("prompt_cache_hit_tokens")) or _count(usage.get("cached_tokens"))
+        )
         written = _count(details_in.get("cache_write_tokens"))
         audio_in = _count(details_in.get("audio_tokens"))
         reasoning = _count(details_out.get("reasoning_tokens"))

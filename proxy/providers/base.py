@@ -47,12 +47,19 @@ _OUT_OF_MONEY = re.compile(
     r"exceeded your current quota|payment required|余额不足|arrears",
     re.IGNORECASE,
 )
-_ABOUT_SIZE = re.compile(r"maximum context length|context[_ ]length|too many tokens|prompt is too long|request too large|exceeds the context", re.IGNORECASE)
+_ABOUT_SIZE = re.compile(
+    r"maximum context length|context[_ ]length|too many tokens|prompt is too long|request too large|exceeds the context", re.IGNORECASE
+)
 _PRIVATE = (
     (re.compile(r"\b(?:org|proj|user|acct|req)[-_][A-Za-z0-9_-]{3,}"), "…"),
     (re.compile(r"\b(?:sk|xai|gsk|pk|rk|AIza)[-_][A-Za-z0-9_*-]{4,}|\bAIza[A-Za-z0-9_-]{6,}|\*{3,}[A-Za-z0-9-]*"), "…"),
     (re.compile(r"https?://\S+"), "…"),
-    (re.compile(r"\b(?:OpenAI|Anthropic|Google|Gemini API|Vertex AI|Azure|DeepSeek|xAI|OpenRouter|Mistral|Groq|Z\.ai|Zhipu)\b", re.IGNORECASE), "the provider"),
+    (
+        re.compile(
+            r"\b(?:OpenAI|Anthropic|Google|Gemini API|Vertex AI|Azure|DeepSeek|xAI|OpenRouter|Mistral|Groq|Z\.ai|Zhipu)\b", re.IGNORECASE
+        ),
+        "the provider",
+    ),
 )
 LONGEST_RETRY_AFTER = 3600.0
 

@@ -1,4 +1,4 @@
-"""Manifests: strict reading with exact numbers, a diff that tells everything but secrets, and an apply that changes what differs and no more."""
+"""Manifests: strict reading with exact numbers, a diff that tells all but secrets, and an apply that changes what differs and no more."""
 
 import io
 import re
@@ -264,7 +264,8 @@ def test_a_dry_run_tells_the_same_and_changes_nothing(ours: str) -> None:
 def test_the_diff_reads_well(ours: str) -> None:
     small = f"""
 providers: [{{slug: {ours}, kind: openai, base_url: "https://a.example", keys: [{{secret: {SECRET}}}]}}]
-models: [{{slug: {ours}/m, context: 1000, prices: {{input: 2.50, output: 10, image: 0.04}}, routes: [{{provider: {ours}, upstream_model: m}}]}}]
+models:
+  - {{slug: {ours}/m, context: 1000, prices: {{input: 2.50, output: 10, image: 0.04}}, routes: [{{provider: {ours}, upstream_model: m}}]}}
 aliases: {{{ours}-a: {ours}/m}}
 """
     assert apply(small) == [
@@ -338,6 +339,11 @@ def test_what_a_manifest_omits_is_left_alone(ours: str) -> None:
 
 def test_a_model_without_prices_is_told_of(ours: str) -> None:
     assert f"! model {ours}/m: it has no prices: it is not for sale until it has" in apply(f"models: [{{slug: {ours}/m}}]")
+
+
+def test_output_that_is_given_away_is_told_of(ours: str) -> None:
+    told = apply(f"models: [{{slug: {ours}/m, prices: {{input: 1}}}}]")
+    assert f"! price {ours}/m: output tokens cost nothing" in told
 
 
 def test_an_unread_capability_is_told_of(ours: str) -> None:
