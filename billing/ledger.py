@@ -32,7 +32,7 @@ class InsufficientBalance(Exception):
 
 
 class SourceConflict(Exception):
-    """This kind and source is booked already, but for another wallet, amount or direction: one of the two callers is wrong."""
+    """The same kind and source is booked already, for another wallet, amount or direction: one of the two callers is wrong."""
 
     def __init__(self, booked: Transfer) -> None:
         super().__init__(
@@ -79,7 +79,8 @@ def credit(
 ) -> Transfer:
     """Put `amount` nano-USD into a wallet, as a grant that spending will burn.
 
-    A debt is paid first: the grant starts with what is left above it. A kind that is not a grant's own (a won dispute, say) makes a paid grant.
+    A debt is paid first: the grant starts with what is left above it. A kind that is not a grant's own (a won dispute, say)
+    makes a paid grant.
 
     Raises: NotPositive, SourceConflict, Wallet.DoesNotExist.
     """
@@ -91,7 +92,19 @@ def credit(
     grant_kind = CreditGrant.Kind(kind) if kind in CreditGrant.Kind.values else CreditGrant.Kind.PAID
     debt = max(0, -int(wallet.balance))
     wallet.credits += amount
-    transfer = _book(wallet, kind, debit_account, code, amount, source_type, source_id, actor, note, now, reverses)
+    transfer = _book(
+        wallet,
+        kind=kind,
+        debit_account=debit_account,
+        credit_account=code,
+        amount=amount,
+        source_type=source_type,
+        source_id=source_id,
+        actor=actor,
+        note=note,
+        now=now,
+        reverses=reverses,
+    )
     CreditGrant.objects.create(
         wallet=wallet,
         kind=grant_kind,
@@ -136,7 +149,19 @@ def debit(
         raise InsufficientBalance(free=max(0, wallet.free), wanted=amount)
     _burn(wallet, min(amount, max(0, int(wallet.balance))), first=reverses)
     wallet.debits += amount
-    return _book(wallet, kind, code, credit_account, amount, source_type, source_id, actor, note, now, reverses)
+    return _book(
+        wallet,
+        kind=kind,
+        debit_account=code,
+        credit_account=credit_account,
+        amount=amount,
+        source_type=source_type,
+        source_id=source_id,
+        actor=actor,
+        note=note,
+        now=now,
+        reverses=reverses,
+    )
 
 
 def expire_grants(*, now: datetime, limit: int) -> list[Transfer]:
@@ -160,7 +185,7 @@ def set_status(*, wallet_id: int, status: Wallet.Status, actor: str, note: str) 
     """
     wallet = Wallet.objects.select_for_update().get(pk=wallet_id)
     if wallet.status != status:
-        log.info("wallet_status_changed", wallet=wallet_id, was=wallet.status, now=str(status), actor=actor, note=note)
+        log.info("wallet_status_changed", wallet=wallet_id, before=wallet.status, after=str(status), actor=actor, note=note)
         wallet.status = status
         wallet.save(update_fields=["status"])
     return wallet
@@ -179,16 +204,16 @@ def _expire(grant_id: int, wallet_id: int, now: datetime) -> Transfer | None:
     wallet.debits += amount
     return _book(
         wallet,
-        "expiry",
-        wallet_code(wallet_id),
-        BREAKAGE,
-        amount,
-        "grant",
-        source_id,
-        "",
-        f"expired {grant.expires_at:%Y-%m-%d}",
-        now,
-        None,
+        kind="expiry",
+        debit_account=wallet_code(wallet_id),
+        credit_account=BREAKAGE,
+        amount=amount,
+        source_type="grant",
+        source_id=source_id,
+        actor="",
+        note=f"expired {grant.expires_at:%Y-%m-%d}",
+        now=now,
+        reverses=None,
     )
 
 
@@ -210,6 +235,7 @@ def _same(booked: Transfer, *, debit_account: str, credit_account: str, amount: 
 
 def _book(
     wallet: Wallet,
+    *,
     kind: str,
     debit_account: str,
     credit_account: str,

@@ -41,7 +41,8 @@ class Drift:
 class Check:
     """One query for violations: rows of account id, wallet id, subject, expected, found. `{subject}` in the sentence is filled in.
 
-    In the query, USAGE_SCOPE stands for a condition on billing_usagerecord u, and …_SCOPE likewise for its table's alias.
+    In the query, USAGE_SCOPE stands for a condition on billing_usagerecord u, and …_SCOPE likewise for its table's alias; TOKENS_IN and
+    TOKENS_OUT for the sums of u's buckets.
     """
 
     invariant: str
@@ -49,8 +50,6 @@ class Check:
     query: str
 
 
-TOKENS_IN = "u.input_tokens + u.cached_input_tokens + u.cache_write_tokens + u.cache_write_1h_tokens + u.audio_input_tokens"
-TOKENS_OUT = "u.output_tokens + u.reasoning_tokens + u.audio_output_tokens"
 SCOPES = {
     "USAGE_SCOPE": "u.account_id = ANY(%(accounts)s)",
     "HOLD_SCOPE": "h.account_id = ANY(%(accounts)s)",
@@ -58,6 +57,10 @@ SCOPES = {
     "WALLET_SCOPE": "w.account_id = ANY(%(accounts)s)",
     "TRANSFER_SCOPE": "t.wallet_id = ANY(%(wallets)s)",
     "GRANT_SCOPE": "g.wallet_id = ANY(%(wallets)s)",
+}
+TOKENS = {
+    "TOKENS_IN": "u.input_tokens + u.cached_input_tokens + u.cache_write_tokens + u.cache_write_1h_tokens + u.audio_input_tokens",
+    "TOKENS_OUT": "u.output_tokens + u.reasoning_tokens + u.audio_output_tokens",
 }
 
 CHECKS = (
@@ -113,7 +116,8 @@ CHECKS = (
         "I2",
         "more was written off for {subject} than they cost above what they were charged",
         """
-        WITH lost AS (SELECT t.wallet_id, SUM(t.amount) AS amount FROM billing_transfer t WHERE t.kind = 'writeoff' AND TRANSFER_SCOPE GROUP BY 1),
+        WITH lost AS (SELECT t.wallet_id, SUM(t.amount) AS amount FROM billing_transfer t
+                WHERE t.kind = 'writeoff' AND TRANSFER_SCOPE GROUP BY 1),
             spared AS (SELECT u.wallet_id, SUM(GREATEST(u.list_cost - u.cost, 0)) AS amount FROM billing_usagerecord u
                 WHERE u.list_cost > u.cost AND USAGE_SCOPE GROUP BY 1)
         SELECT w.account_id, lost.wallet_id, 'the requests', COALESCE(spared.amount, 0), lost.amount
@@ -201,21 +205,23 @@ CHECKS = (
     Check(
         "I5",
         "{subject} is not the sum of the usage records that began in the window",
-        f"""
+        """
         SELECT s.account_id, w.id, format('%%s of %%s %%s from %%s', pair.subject, s.subject_kind, s.subject_id, s.window_start),
             pair.expected, pair.found
         FROM billing_spendwindow s
         CROSS JOIN LATERAL (
             SELECT SUM(cost) AS cost, SUM(tokens_in) AS tokens_in, SUM(tokens_out) AS tokens_out, COUNT(*) AS requests FROM (
-                SELECT u.cost, {TOKENS_IN} AS tokens_in, {TOKENS_OUT} AS tokens_out FROM billing_usagerecord u
+                SELECT u.cost, TOKENS_IN AS tokens_in, TOKENS_OUT AS tokens_out FROM billing_usagerecord u
                 WHERE s.subject_kind = 'key' AND u.key_id = s.subject_id AND u.started_at >= s.window_start AND u.started_at < s.window_end
                 UNION ALL
-                SELECT u.cost, {TOKENS_IN}, {TOKENS_OUT} FROM billing_usagerecord u
-                WHERE s.subject_kind = 'account' AND u.account_id = s.subject_id AND u.started_at >= s.window_start AND u.started_at < s.window_end
+                SELECT u.cost, TOKENS_IN, TOKENS_OUT FROM billing_usagerecord u
+                WHERE s.subject_kind = 'account' AND u.account_id = s.subject_id
+                    AND u.started_at >= s.window_start AND u.started_at < s.window_end
             ) every) used
         LEFT JOIN billing_wallet w ON w.account_id = s.account_id
-        CROSS JOIN LATERAL (VALUES ('money spent', COALESCE(used.cost, 0), s.spent), ('input tokens', COALESCE(used.tokens_in, 0), s.input_tokens),
-            ('output tokens', COALESCE(used.tokens_out, 0), s.output_tokens), ('requests', used.requests, s.requests))
+        CROSS JOIN LATERAL (VALUES ('money spent', COALESCE(used.cost, 0), s.spent),
+            ('input tokens', COALESCE(used.tokens_in, 0), s.input_tokens), ('output tokens', COALESCE(used.tokens_out, 0), s.output_tokens),
+            ('requests', used.requests, s.requests))
             AS pair (subject, expected, found)
         WHERE pair.expected <> pair.found AND WINDOW_SCOPE
         """,
@@ -232,8 +238,8 @@ CHECKS = (
                 WHERE h.quota_window IS NOT NULL AND HOLD_SCOPE),
             held AS (SELECT part.id, SUM(money) AS money, SUM(tokens_in) AS tokens_in, SUM(tokens_out) AS tokens_out FROM part GROUP BY 1),
             s AS (SELECT s.* FROM billing_spendwindow s WHERE WINDOW_SCOPE)
-        SELECT s.account_id, w.id, format('%%s in window %%s of %%s %%s', pair.subject, COALESCE(s.id, held.id), s.subject_kind, s.subject_id),
-            pair.expected, pair.found
+        SELECT s.account_id, w.id, format('%%s in window %%s of %%s %%s', pair.subject, COALESCE(s.id, held.id), s.subject_kind,
+            s.subject_id), pair.expected, pair.found
         FROM s FULL JOIN held ON held.id = s.id
         LEFT JOIN billing_wallet w ON w.account_id = s.account_id
         CROSS JOIN LATERAL (VALUES ('money held', COALESCE(held.money, 0), COALESCE(s.held, 0)),
@@ -248,7 +254,8 @@ CHECKS = (
         """
         WITH held AS (SELECT h.wallet_id, h.account_id, SUM(h.amount) AS amount FROM billing_hold h WHERE HOLD_SCOPE GROUP BY 1, 2),
             w AS (SELECT w.id, w.account_id, w.held FROM billing_wallet w WHERE WALLET_SCOPE)
-        SELECT COALESCE(w.account_id, held.account_id), COALESCE(w.id, held.wallet_id), 'open holds', COALESCE(held.amount, 0), COALESCE(w.held, 0)
+        SELECT COALESCE(w.account_id, held.account_id), COALESCE(w.id, held.wallet_id), 'open holds', COALESCE(held.amount, 0),
+            COALESCE(w.held, 0)
         FROM w FULL JOIN held ON held.wallet_id = w.id AND held.account_id = w.account_id
         WHERE COALESCE(w.held, 0) <> COALESCE(held.amount, 0) OR w.id IS NULL
         """,
@@ -284,7 +291,8 @@ CHECKS = (
         "the ledger's entries on {subject} do not add up to the wallet's balance",
         """
         WITH entry AS (
-                SELECT t.debit_account AS code, -t.amount AS amount FROM billing_transfer t WHERE t.debit_account LIKE 'wallet:%%' AND TRANSFER_SCOPE
+                SELECT t.debit_account AS code, -t.amount AS amount FROM billing_transfer t
+                WHERE t.debit_account LIKE 'wallet:%%' AND TRANSFER_SCOPE
                 UNION ALL
                 SELECT t.credit_account, t.amount FROM billing_transfer t WHERE t.credit_account LIKE 'wallet:%%' AND TRANSFER_SCOPE),
             ledger AS (SELECT entry.code, SUM(entry.amount) AS amount FROM entry GROUP BY 1),
@@ -325,6 +333,8 @@ def _audit(cursor: CursorWrapper, now: datetime, accounts: Sequence[int] | None)
         query = check.query
         for name, condition in SCOPES.items():
             query = query.replace(name, "TRUE" if accounts is None else condition)
+        for name, total in TOKENS.items():
+            query = query.replace(name, total)
         cursor.execute(f"{query} LIMIT {MOST_REPORTED}", parameters)
         found += [(check, row) for row in cursor.fetchall()]
     slugs = _slugs(cursor, {row[0] for _, row in found if row[0] is not None})

@@ -1,6 +1,7 @@
 """The housekeeping of money that Celery wakes. Each task may run twice, late or never: it finds its work in the database."""
 
 import uuid
+from collections.abc import Callable
 from datetime import timedelta
 
 import structlog
@@ -15,12 +16,14 @@ from billing.singleton import singleton
 
 log = structlog.get_logger(__name__)
 
+task: Callable[[Callable[[], None]], Callable[[], None]] = shared_task  # Celery has no types
+
 SWEPT_AT_ONCE = 500
 EXPIRED_AT_ONCE = 1000
 OWNER_KEPT = timedelta(days=1)
 
 
-@shared_task
+@task
 def sweep_holds() -> None:
     """End the holds whose owner is dead or which outlived their limit, until there is none left."""
     with singleton("sweep_holds") as alone:
@@ -35,7 +38,7 @@ def sweep_holds() -> None:
             log.warning("holds_swept", charged=charged, voided=voided)
 
 
-@shared_task
+@task
 def expire_grants() -> None:
     """Take back what is left of expired grants, as far as no request holds it."""
     with singleton("expire_grants") as alone:
@@ -47,7 +50,7 @@ def expire_grants() -> None:
                 return
 
 
-@shared_task
+@task
 def make_partitions() -> None:
     """Make the coming months' partitions of usage records."""
     with singleton("make_partitions") as alone:
@@ -55,7 +58,7 @@ def make_partitions() -> None:
             log.info("partitions_made", count=made)
 
 
-@shared_task
+@task
 def reconcile() -> None:
     """Audit every invariant of money and shout about each that does not hold. Nothing is repaired."""
     with singleton("reconcile") as alone:
@@ -64,7 +67,7 @@ def reconcile() -> None:
                 log.error("billing_drift", **drift.as_dict())
 
 
-@shared_task
+@task
 def drop_dead_owners() -> None:
     """Forget the processes whose lease ended a day ago and whose holds are all swept."""
     with singleton("drop_dead_owners") as alone:

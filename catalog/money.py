@@ -53,3 +53,11 @@ def usd_display(nano: int) -> str:
     text = format(Decimal(format(amount, ".6g")), "f")
     whole, _, part = text.partition(".")
     return f"{sign}${int(whole):,}.{part.rstrip('0').ljust(2, '0')}"
+
+
+def exact(units: int, *, places: int, least: int = 2) -> str:
+    """Write `units` of 10^-`places` dollars as an exact decimal string, for amounts finer than a nano-USD: at least `least` decimals."""
+    sign = "-" if units < 0 else ""
+    whole, part = divmod(abs(units), 10**places)
+    decimals = f"{part:0{places}d}".rstrip("0").ljust(least, "0")
+    return f"{sign}{whole}.{decimals}" if decimals else f"{sign}{whole}"

@@ -7,7 +7,7 @@ from celery.schedules import crontab
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway_site.settings")
 
-from django.conf import settings  # noqa: E402 - the variable above says which
+from django.conf import settings
 
 
 def _every(task: str, seconds: float) -> dict[str, object]:

@@ -28,7 +28,7 @@ LIMIT_FIELDS = ("max_completion_tokens", "max_tokens")
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 _ERROR = re.compile(rb'"error"\s*:\s*[{"]')
 _FINISH = re.compile(rb'"finish_reason"\s*:\s*"([a-z_]+)"')
-_DELTA = re.compile(rb'"(?:content|reasoning_content|reasoning|arguments|refusal|name)"\s*:\s*"((?:[^"\\]|\\.)+)"')
+_DELTA = re.compile(rb'"(?:content|reasoning_content|reasoning|arguments|refusal|name)"\s*:\s*"([^"\\]*+(?:\\.[^"\\]*+)*+)"')
 _DONE = b"data: [DONE]\n\n"
 
 

@@ -463,7 +463,7 @@ def _lorem(ask: _Ask, choice: int) -> _Draft:
             break
         word = _WORDS[byte % len(_WORDS)]
         word = word.capitalize() if start else word
-        start = byte > 230 or place % 12 == 11
+        start = place % 8 == 7
         words.append(f"{word}." if start else word)
         length += len(words[-1]) + 1
     return _Draft(" ".join(words).rstrip(".") + ".")
@@ -1226,7 +1226,9 @@ def _merge(one: Any, other: dict[str, Any]) -> dict[str, Any]:
             merged[key] = False if False in (merged[key], value) else {"allOf": [merged[key], value]}
         elif key in {"required", "allOf"}:
             merged[key] = [*merged[key], *value]
-        elif key in {"anyOf", "oneOf", "$ref"}:
+        elif key in {"anyOf", "oneOf"}:
+            merged[key] = [{"allOf": [option, {key: value}]} for option in merged[key]]
+        elif key == "$ref":
             merged["allOf"] = [*merged.get("allOf", []), {key: value}]
         elif key == "enum":
             kept = {json.dumps(each, sort_keys=True) for each in value}

@@ -26,7 +26,8 @@ def test_the_ledger_is_append_only(desk, statement):
     assert list(Transfer.objects.filter(wallet_id=desk.wallet_id).values()) == before
 
 
-TRANSFER = """INSERT INTO billing_transfer (id, kind, debit_account, credit_account, amount, source_type, source_id, actor, note, created_at)
+TRANSFER = """INSERT INTO billing_transfer (id, kind, debit_account, credit_account, amount, source_type, source_id, actor, note,
+        created_at)
     VALUES (gen_random_uuid(), 'paid', %(from)s, %(to)s, %(amount)s, 'test', %(source)s, '', '', now())"""
 
 
@@ -75,8 +76,8 @@ def test_one_source_makes_one_transfer_and_one_version_one_entry(desk):
         desk.sql.execute(TRANSFER, source)
     with pytest.raises(psycopg.errors.UniqueViolation):
         desk.sql.execute(
-            """INSERT INTO billing_transfer (id, kind, wallet_id, debit_account, credit_account, amount, source_type, source_id, wallet_version,
-                    balance_after, actor, note, created_at)
+            """INSERT INTO billing_transfer (id, kind, wallet_id, debit_account, credit_account, amount, source_type, source_id,
+                    wallet_version, balance_after, actor, note, created_at)
                 VALUES (gen_random_uuid(), 'paid', %s, 'manual', 'promo', 1, 'test', %s, 1, 1, '', '', now())""",
             [desk.wallet_id, str(uuid.uuid4())],
         )

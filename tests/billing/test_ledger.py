@@ -40,7 +40,7 @@ def test_twenty_roads_to_one_credit_credit_once(open_desk):
     start = threading.Barrier(20)
     ids = []
 
-    def arrive():
+    def arrive() -> None:
         start.wait()
         try:
             ids.append(desk.credit(USD, source_id=desk.slug).pk)

@@ -87,7 +87,9 @@ class Model:
             amount -= part
         assert amount == 0
 
-    def place(self, pk: Any, key: int, amount: int, least: int, tokens: tuple[int, int], started: datetime, owner: int) -> tuple[str, int]:
+    def place(
+        self, pk: Any, key: int, *, amount: int, least: int, tokens: tuple[int, int], started: datetime, owner: int
+    ) -> tuple[str, int]:
         if pk in self.held:
             return "placed", self.held[pk].amount
         if key in self.stopped:
@@ -141,16 +143,14 @@ class Model:
             self.lost += lost
             self.used[pk] = Used(known.cost + extra, cost, known.hold_amount, known.key, known.started, tokens)
             return "overrun", extra, lost
-        return "settled", *self.book(pk, key, started, cost, cost, tokens, hold, swept=False)
+        return "settled", *self.book(pk, Used(0, cost, hold.amount if hold else 0, key, started, tokens), cost)
 
-    def book(
-        self, pk: Any, key: int, started: datetime, cost: int, list_cost: int, tokens: tuple[int, int], hold: Held | None, *, swept: bool
-    ) -> tuple[int, int]:
-        charged = max(0, min(cost, self.free))
-        self.charge(charged)
-        self.lost += cost - charged
-        self.used[pk] = Used(charged, list_cost, hold.amount if hold else 0, key, started, tokens, swept=swept)
-        return charged, cost - charged
+    def book(self, pk: Any, used: Used, cost: int) -> tuple[int, int]:
+        used.cost = max(0, min(cost, self.free))
+        self.charge(used.cost)
+        self.lost += cost - used.cost
+        self.used[pk] = used
+        return used.cost, cost - used.cost
 
     def charge(self, amount: int) -> None:
         assert amount <= max(self.balance, 0)
@@ -161,8 +161,10 @@ class Model:
         for pk, hold in sorted(self.held.items(), key=lambda item: item[1].started):
             if hold.owner == owner:
                 del self.held[pk]
-                cost = min(hold.accrued, hold.amount)
-                self.book(pk, hold.key, hold.started, cost, hold.accrued, hold.tokens if hold.accrued else (0, 0), hold, swept=True)
+                tokens = hold.tokens if hold.accrued else (0, 0)
+                self.book(
+                    pk, Used(0, hold.accrued, hold.amount, hold.key, hold.started, tokens, swept=True), min(hold.accrued, hold.amount)
+                )
 
 
 class Money(RuleBasedStateMachine):
@@ -213,7 +215,11 @@ class Money(RuleBasedStateMachine):
             if pk in self.model.used:  # an id is used once: what is over does not begin again
                 wanted.pop()
                 continue
-            expected.append(self.model.place(pk, key, amount, min(least, amount), (tokens_in, tokens_out), started, owner))
+            expected.append(
+                self.model.place(
+                    pk, key, amount=amount, least=min(least, amount), tokens=(tokens_in, tokens_out), started=started, owner=owner
+                )
+            )
         assert [(answer.outcome, answer.granted) for answer in self.desk.place(*wanted)] == expected
 
     @rule(batch=st.lists(st.tuples(requests, AMOUNTS, AMOUNTS, TOKENS, TOKENS), min_size=1, max_size=3))

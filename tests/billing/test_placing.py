@@ -3,6 +3,7 @@
 import threading
 from collections import Counter
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -102,11 +103,10 @@ def test_two_hundred_placements_at_once_admit_exactly_as_many_as_fit(open_desk):
     outcomes: list[str] = []
     start = threading.Barrier(threads)
 
-    def place(requests):
+    def place(requests: list[dict[str, Any]]) -> None:
         with connect() as sql:
             start.wait()
-            for request in requests:
-                outcomes.append(desk.place(request, sql=sql)[0].outcome)
+            outcomes.extend(desk.place(request, sql=sql)[0].outcome for request in requests)
 
     workers = [threading.Thread(target=place, args=(batch,)) for batch in batches]
     for worker in workers:

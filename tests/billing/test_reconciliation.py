@@ -1,10 +1,13 @@
 """Facts about the auditor: it is silent when all is well, and finds every kind of corruption seeded here."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
 from django.db import InternalError, connection, transaction
+from django.db.backends.utils import CursorWrapper
 
 from billing import reconciliation
 from tests.billing.desk import FOREVER, NOW, connect
@@ -12,8 +15,14 @@ from tests.billing.desk import FOREVER, NOW, connect
 USD = 10**9
 
 
-class Undo(Exception):
-    """Rolls a corruption back."""
+@contextmanager
+def undone() -> Iterator[CursorWrapper]:
+    """A transaction in which the ledger can be corrupted, and which is rolled back."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE billing_transfer DISABLE TRIGGER transfer_append_only")
+        cursor.execute("ALTER TABLE billing_hold DROP CONSTRAINT hold_fitted")
+        yield cursor
+        transaction.set_rollback(True)
 
 
 @pytest.fixture
@@ -38,7 +47,7 @@ def busy(open_desk):
     return desk
 
 
-LATER_TRANSFER = "(SELECT id FROM billing_transfer WHERE wallet_id = %(wallet)s AND kind = 'usage' ORDER BY wallet_version LIMIT 1)"
+FIRST_CHARGE = "(SELECT id FROM billing_transfer WHERE wallet_id = %(wallet)s AND kind = 'usage' ORDER BY wallet_version LIMIT 1)"
 CORRUPTIONS = {
     "a charge that no transfer made": (
         "I1",
@@ -58,12 +67,12 @@ CORRUPTIONS = {
     "a batch with another amount": (
         "I2",
         "the usage transfer",
-        f"UPDATE billing_transfer SET amount = amount + 1 WHERE id = {LATER_TRANSFER}",
+        "UPDATE billing_transfer SET amount = amount + 1 WHERE id = FIRST_CHARGE",
     ),
     "a batch without records": (
         "I2",
         "the usage transfer",
-        f"UPDATE billing_usagerecord SET transfer_id = gen_random_uuid() WHERE transfer_id = {LATER_TRANSFER}",
+        "UPDATE billing_usagerecord SET transfer_id = gen_random_uuid() WHERE transfer_id = FIRST_CHARGE",
     ),
     "a charge without a transfer": (
         "I2",
@@ -80,11 +89,11 @@ CORRUPTIONS = {
         "written off",
         "UPDATE billing_transfer SET amount = amount * 10 WHERE wallet_id = %(wallet)s AND kind = 'writeoff'",
     ),
-    "a transfer that vanished": ("I3", "chain of transfers breaks", f"DELETE FROM billing_transfer WHERE id = {LATER_TRANSFER}"),
+    "a transfer that vanished": ("I3", "chain of transfers breaks", "DELETE FROM billing_transfer WHERE id = FIRST_CHARGE"),
     "a transfer with another balance": (
         "I3",
         "chain of transfers breaks",
-        f"UPDATE billing_transfer SET balance_after = balance_after + 1 WHERE id = {LATER_TRANSFER}",
+        "UPDATE billing_transfer SET balance_after = balance_after + 1 WHERE id = FIRST_CHARGE",
     ),
     "a version that no transfer made": (
         "I3",
@@ -94,7 +103,7 @@ CORRUPTIONS = {
     "a transfer outside the chain": (
         "I3",
         "no wallet's chain",
-        f"UPDATE billing_transfer SET wallet_version = NULL WHERE id = {LATER_TRANSFER}",
+        "UPDATE billing_transfer SET wallet_version = NULL WHERE id = FIRST_CHARGE",
     ),
     "credits and debits raised alike": (
         "I4",
@@ -150,16 +159,16 @@ CORRUPTIONS = {
         "UPDATE billing_holdowner SET lease_until = %(now)s - interval '6 minutes' WHERE boot_id = %(owner)s",
     ),
     "a hold that did not fit": ("I8", "without being funded", "UPDATE billing_hold SET free_after = -1 WHERE wallet_id = %(wallet)s"),
-    "a charge below zero": ("I8", "below zero", f"UPDATE billing_transfer SET balance_after = -1 WHERE id = {LATER_TRANSFER}"),
+    "a charge below zero": ("I8", "below zero", "UPDATE billing_transfer SET balance_after = -1 WHERE id = FIRST_CHARGE"),
     "an entry on another account": (
         "I9",
         "add up to the wallet's balance",
-        f"UPDATE billing_transfer SET debit_account = 'suspense' WHERE id = {LATER_TRANSFER}",
+        "UPDATE billing_transfer SET debit_account = 'suspense' WHERE id = FIRST_CHARGE",
     ),
     "an entry on a wallet that does not exist": (
         "I9",
         "add up to the wallet's balance",
-        f"UPDATE billing_transfer SET debit_account = 'wallet:0' WHERE id = {LATER_TRANSFER}",
+        "UPDATE billing_transfer SET debit_account = 'wallet:0' WHERE id = FIRST_CHARGE",
     ),
 }
 
@@ -168,20 +177,17 @@ CORRUPTIONS = {
 def test_the_auditor_finds(busy, corruption):
     invariant, sentence, statement = CORRUPTIONS[corruption]
     values = {"wallet": busy.wallet_id, "account": busy.account.pk, "owner": busy.owner, "now": NOW}
-    with pytest.raises(Undo), transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("ALTER TABLE billing_transfer DISABLE TRIGGER transfer_append_only")
-        cursor.execute("ALTER TABLE billing_hold DROP CONSTRAINT hold_fitted")
-        cursor.execute(statement, values)
+    with undone() as cursor:
+        cursor.execute(statement.replace("FIRST_CHARGE", FIRST_CHARGE), values)
         assert cursor.rowcount > 0, "nothing was corrupted"
         drifts = reconciliation.audit(now=NOW, accounts=[busy.account.pk])
         kinds = {(drift.invariant, check.sentence) for drift in drifts for check in reconciliation.CHECKS if _is_of(drift, check)}
-        raise Undo
     assert any(found == invariant and sentence in text for found, text in kinds), [str(drift) for drift in drifts]
     assert all(drift.account == busy.slug for drift in drifts if drift.wallet not in {None, -1})
     assert busy.audit() == []
 
 
-def _is_of(drift, check):
+def _is_of(drift: reconciliation.Drift, check: reconciliation.Check) -> bool:
     return drift.invariant == check.invariant and drift.sentence == check.sentence.format(subject=drift.subject)
 
 
@@ -193,10 +199,9 @@ def test_every_check_has_a_corruption_that_it_finds():
 
 
 def test_the_audit_of_everything_names_the_account_that_drifts(busy):
-    with pytest.raises(Undo), transaction.atomic(), connection.cursor() as cursor:
+    with undone() as cursor:
         cursor.execute("UPDATE billing_wallet SET held = held + 5 WHERE id = %s", [busy.wallet_id])
         drifts = [drift for drift in reconciliation.audit(now=NOW) if drift.account == busy.slug]
-        raise Undo
     (drift,) = drifts
     assert (drift.invariant, drift.wallet, drift.found - drift.expected) == ("I6", busy.wallet_id, 5)
     assert busy.slug in str(drift)
@@ -208,12 +213,11 @@ def test_a_hold_younger_than_the_grace_is_left_to_the_sweeper(busy):
 
 
 def test_the_audit_cannot_write(busy, monkeypatch):
-    deed = reconciliation.Check(
-        "I1", "{subject}", f"UPDATE billing_wallet SET held = 0 WHERE id = {busy.wallet_id} RETURNING 1, 1, '', 0, 0 --"
-    )
-    with monkeypatch.context() as patch, pytest.raises(InternalError, match="read-only transaction"):
+    deed = reconciliation.Check("I1", "{subject}", "UPDATE billing_wallet SET held = 0 RETURNING 1, 1, '', 0, 0 --")
+    with monkeypatch.context() as patch:
         patch.setattr(reconciliation, "CHECKS", (deed,))
-        reconciliation.audit(now=NOW)
+        with pytest.raises(InternalError, match="read-only transaction"):
+            reconciliation.audit(now=NOW)
 
 
 def test_the_audit_is_clean_beside_live_traffic(open_desk):
@@ -221,7 +225,7 @@ def test_the_audit_is_clean_beside_live_traffic(open_desk):
     desk.spend(1)
     over = threading.Event()
 
-    def trade():
+    def trade() -> None:
         with connect() as sql:
             for _ in range(60):
                 requests = [desk.request(USD // 1000) for _ in range(5)]

@@ -1,0 +1,121 @@
+"""People in the admin, and the groups that give staff their permissions. Accounts are administered in `billing.admin`: each has a wallet."""
+
+from typing import Any, ClassVar
+
+from django.contrib import admin
+from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
+from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
+from django.contrib.auth.models import Group
+from django.http import HttpRequest
+from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
+
+from accounts.models import Account, Membership, User
+from gateway_site.admin_base import ModelAdmin, TabularInline, announce
+
+admin.site.unregister(Group)
+POWERS = ("is_staff", "is_superuser", "groups", "user_permissions")
+
+
+class NewUserForm(UserCreationForm):  # type: ignore[misc]
+    """A person with a password, or with none until they set one."""
+
+    class Meta:
+        model = User
+        fields = ("email", "name")
+
+
+class UserForm(UserChangeForm):  # type: ignore[misc]
+    class Meta:
+        model = User
+        fields = "__all__"
+
+
+class MembershipInline(TabularInline):
+    """The accounts of a person."""
+
+    model = Membership
+    autocomplete_fields = ("account",)
+    fields = ("account", "role")
+
+
+@admin.register(User)
+class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg,misc]
+    """Only a superuser gives powers over the admin, and only a superuser touches another one: else who may edit people may do everything."""
+
+    form = UserForm
+    add_form = NewUserForm
+    change_password_form = AdminPasswordChangeForm
+    change_form_template = "admin/object_page.html"
+    list_display = ("email", "name", "is_active", "is_staff", "is_superuser", "last_login", "created_at")
+    list_filter = ("is_active", "is_staff", "is_superuser")
+    search_fields = ("email", "name")
+    ordering = ("email",)
+    filter_horizontal = ("groups", "user_permissions")
+    readonly_fields: tuple[str, ...] = ("last_login", "created_at")
+    fieldsets = (
+        (None, {"fields": ("email", "name", "password")}),
+        ("Admin", {"fields": ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")}),
+        ("Dates", {"fields": ("last_login", "created_at")}),
+    )
+    add_fieldsets: Any = ((None, {"classes": ("wide",), "fields": ("email", "name", "usable_password", "password1", "password2")}),)
+
+    def get_inlines(self, request: HttpRequest, obj: Any) -> list[Any]:  # noqa: ARG002 - the signature is Django's
+        """Memberships, once the person exists."""
+        return [] if obj is None else [MembershipInline]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Powers are a superuser's to give."""
+        fields = tuple(super().get_readonly_fields(request, obj))
+        return fields if _is_superuser(request) else (*fields, *POWERS)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """A superuser, their password included, is changed by a superuser only; so is any other member of the staff."""
+        allowed = super().has_change_permission(request, obj)
+        return allowed and (obj is None or obj == request.user or not (obj.is_superuser or obj.is_staff) or _is_superuser(request))
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002 - the signature is Django's
+        """Nobody: what a person did in the admin would go with them. Make them inactive."""
+        return False
+
+
+@admin.register(Group)
+class GroupAdmin(DjangoGroupAdmin, ModelAdmin):  # type: ignore[misc]
+    """Groups of staff. Who may edit them may give themselves everything, so a superuser does."""
+
+    change_form_template = "admin/object_page.html"
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """A superuser."""
+        return _is_superuser(request)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002 - the signature is Django's
+        """A superuser."""
+        return _is_superuser(request)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002 - the signature is Django's
+        """A superuser."""
+        return _is_superuser(request)
+
+
+class BaseAccountAdmin(ModelAdmin):
+    """What an account's page has of its own; `billing.admin` adds what money knows of it."""
+
+    list_display: ClassVar[Any] = ("slug", "name", "is_active", "timezone", "billing_email", "created_at")
+    list_filter = ("is_active",)
+    search_fields = ("slug", "name", "billing_email")
+    ordering = ("slug",)
+
+    def topics(self, obj: Account) -> tuple[str, ...]:
+        """The account's keys and plan are cached by every process."""
+        return (f"account:{obj.pk}",)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002 - the signature is Django's
+        """Nobody: the ledger points at accounts. Make it inactive."""
+        return False
+
+
+def _is_superuser(request: HttpRequest) -> bool:
+    return bool(request.user.is_active and getattr(request.user, "is_superuser", False))
+
+
+__all__ = ["BaseAccountAdmin", "GroupAdmin", "MembershipInline", "UserAdmin", "announce"]
