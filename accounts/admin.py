@@ -1,22 +1,21 @@
-"""People in the admin, and the groups that give staff their permissions. Accounts are administered in `billing.admin`: each has a wallet."""
+"""People in the admin, and the groups that give staff their permissions. Accounts have wallets and so their page in `billing.admin`."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 from django.contrib import admin
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
 from django.http import HttpRequest
-from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
 from accounts.models import Account, Membership, User
-from gateway_site.admin_base import ModelAdmin, TabularInline, announce
+from gateway_site.admin_base import AdminPasswordChangeForm, ModelAdmin, TabularInline, UserChangeForm, UserCreationForm
 
 admin.site.unregister(Group)
 POWERS = ("is_staff", "is_superuser", "groups", "user_permissions")
 
 
-class NewUserForm(UserCreationForm):  # type: ignore[misc]
+class NewUserForm(UserCreationForm):  # type: ignore[type-arg]
     """A person with a password, or with none until they set one."""
 
     class Meta:
@@ -24,7 +23,7 @@ class NewUserForm(UserCreationForm):  # type: ignore[misc]
         fields = ("email", "name")
 
 
-class UserForm(UserChangeForm):  # type: ignore[misc]
+class UserForm(UserChangeForm):  # type: ignore[type-arg]
     class Meta:
         model = User
         fields = "__all__"
@@ -39,8 +38,8 @@ class MembershipInline(TabularInline):
 
 
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg,misc]
-    """Only a superuser gives powers over the admin, and only a superuser touches another one: else who may edit people may do everything."""
+class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg]
+    """Only a superuser gives powers over the admin and changes other staff: else who may edit people may do everything."""
 
     form = UserForm
     add_form = NewUserForm
@@ -51,7 +50,7 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg,misc]
     search_fields = ("email", "name")
     ordering = ("email",)
     filter_horizontal = ("groups", "user_permissions")
-    readonly_fields: tuple[str, ...] = ("last_login", "created_at")
+    readonly_fields = ("last_login", "created_at")
     fieldsets = (
         (None, {"fields": ("email", "name", "password")}),
         ("Admin", {"fields": ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")}),
@@ -79,7 +78,7 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg,misc]
 
 
 @admin.register(Group)
-class GroupAdmin(DjangoGroupAdmin, ModelAdmin):  # type: ignore[misc]
+class GroupAdmin(DjangoGroupAdmin, ModelAdmin):
     """Groups of staff. Who may edit them may give themselves everything, so a superuser does."""
 
     change_form_template = "admin/object_page.html"
@@ -100,7 +99,7 @@ class GroupAdmin(DjangoGroupAdmin, ModelAdmin):  # type: ignore[misc]
 class BaseAccountAdmin(ModelAdmin):
     """What an account's page has of its own; `billing.admin` adds what money knows of it."""
 
-    list_display: ClassVar[Any] = ("slug", "name", "is_active", "timezone", "billing_email", "created_at")
+    list_display: Any = ("slug", "name", "is_active", "timezone", "billing_email", "created_at")
     list_filter = ("is_active",)
     search_fields = ("slug", "name", "billing_email")
     ordering = ("slug",)
@@ -116,6 +115,3 @@ class BaseAccountAdmin(ModelAdmin):
 
 def _is_superuser(request: HttpRequest) -> bool:
     return bool(request.user.is_active and getattr(request.user, "is_superuser", False))
-
-
-__all__ = ["BaseAccountAdmin", "GroupAdmin", "MembershipInline", "UserAdmin", "announce"]

@@ -17,7 +17,7 @@ from catalog.usage import TokenUsage
 NOTHING = TokenUsage()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Happened:
     """What is known when a request is over. `estimate` is our own count of the input and of what was delivered."""
 
@@ -28,7 +28,7 @@ class Happened:
     is_test: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Charge:
     """What to book: nano-USD and the usage it stands for. `cost` may exceed the hold only when the provider reported the usage."""
 

@@ -68,7 +68,7 @@ class QuotaSpent(Exception):
         self.resets_at = resets_at
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Wanted:
     """What a request asks to set aside: `amount` nano-USD, or whatever is free as long as it is at least `least`."""
 
@@ -86,7 +86,7 @@ class Wanted:
     about: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Placed:
     """A hold of `granted` nano-USD; `available` was free afterwards."""
 
@@ -94,7 +94,7 @@ class Placed:
     available: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Growth:
     """A stream's wish: hold `amount` nano-USD in all; so far `accrued` nano-USD for these tokens were delivered."""
 

@@ -31,7 +31,7 @@ REPLAY_SECONDS = 1.0
 REPLAY_BATCH = 100
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Settled:
     """What became of a record: `charged` and `written_off` in nano-USD; `outcome` settled, released, duplicate, overrun, spooled or refused."""
 

@@ -13,6 +13,7 @@ from django.utils import timezone
 from billing import ledger, partitions, reconciliation
 from billing.models import Hold, HoldOwner
 from billing.singleton import singleton
+from gateway_site import metrics
 
 log = structlog.get_logger(__name__)
 
@@ -63,7 +64,9 @@ def reconcile() -> None:
     """Audit every invariant of money and shout about each that does not hold. Nothing is repaired."""
     with singleton("reconcile") as alone:
         if alone:
-            for drift in reconciliation.audit(now=timezone.now()):
+            drifts = reconciliation.audit(now=timezone.now())
+            metrics.DRIFT.set(len(drifts))
+            for drift in drifts:
                 log.error("billing_drift", **drift.as_dict())
 
 

@@ -1,5 +1,20 @@
-"""The URL table of the billing app: reports for API clients."""
+"""The URL table of the billing app: what a key holder can read. Every address is served under /v1 and under /api/v1."""
 
-from django.urls import URLPattern
+from collections.abc import Callable
 
-urlpatterns: list[URLPattern] = []
+from django.http.response import HttpResponseBase
+from django.urls import URLPattern, path
+
+from billing import api
+
+VIEWS: dict[str, tuple[Callable[..., HttpResponseBase], str]] = {
+    "models": (api.models, "models"),
+    "models/<path:name>": (api.model, "model"),
+    "usage": (api.usage, "usage"),
+    "credits": (api.credit, "credits"),
+    "key": (api.key, "key"),
+    "generation": (api.generation, "generation"),
+}
+
+urlpatterns: list[URLPattern] = [path(f"v1/{address}", view, name=name) for address, (view, name) in VIEWS.items()]
+urlpatterns += [path(f"api/v1/{address}", view, name=f"api-{name}") for address, (view, name) in VIEWS.items()]

@@ -3,6 +3,7 @@
 What is shown is rounded for people (`money.usd_display`); the exact amount is the element's title.
 """
 
+import re
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
@@ -14,7 +15,10 @@ from django.utils.safestring import SafeString
 from catalog import money
 
 
-class UsdField(forms.CharField):
+_PLAIN = re.compile(r"-?[0-9]{1,12}(\.[0-9]{1,18})?")
+
+
+class UsdField(forms.Field):
     """An amount of dollars, such as 12.50; its value is nano-USD times `units` (an integer), or None when left empty."""
 
     def __init__(self, *, units: int = 1, lowest: int | None = 0, **kwargs: Any) -> None:
@@ -30,10 +34,12 @@ class UsdField(forms.CharField):
         text = str(value if value is not None else "").strip().removeprefix("$").strip()
         if not text:
             return None
+        if not _PLAIN.fullmatch(text):
+            raise forms.ValidationError("Enter dollars in plain digits, such as 12.50.")
         try:
-            nano = money.nano_from_usd(Decimal(text) * self._units if "e" not in text.lower() else text)
-        except (money.NotAnAmount, ArithmeticError):
-            raise forms.ValidationError("Enter dollars with at most nine decimals, such as 12.50.") from None
+            nano = money.nano_from_usd(Decimal(text) * self._units)
+        except money.NotAnAmount:
+            raise forms.ValidationError("This has more decimals than a billionth of a dollar, or is too large.") from None
         if self._lowest is not None and nano < self._lowest:
             raise forms.ValidationError("Enter more than nothing." if self._lowest else "Enter no negative amount.")
         return nano

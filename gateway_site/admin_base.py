@@ -29,14 +29,45 @@ from unfold.paginator import InfinitePaginator
 from gateway_site import changes
 
 if TYPE_CHECKING:
+    from django.contrib.admin.widgets import AdminSplitDateTime as DateTimeWidget
+    from django.contrib.auth.forms import AdminPasswordChangeForm, UserChangeForm
+    from django.contrib.auth.forms import AdminUserCreationForm as UserCreationForm
+
     ThemedAdmin = admin.ModelAdmin[Any]
     ThemedInline = admin.TabularInline[Any, Any]
+    ThemedForm = forms.ModelForm[Any]
     CountlessPaginator = Paginator[Any]
 else:
     from unfold.admin import ModelAdmin as ThemedAdmin
     from unfold.admin import TabularInline as ThemedInline
+    from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
+    from unfold.widgets import UnfoldAdminSplitDateTimeWidget as DateTimeWidget
 
+    ThemedForm = forms.ModelForm
     CountlessPaginator = InfinitePaginator  # pages on without ever counting the rows
+
+__all__ = [
+    "AdminPasswordChangeForm",
+    "BigTableAdmin",
+    "DateTimeWidget",
+    "LinesField",
+    "ModelAdmin",
+    "ModelForm",
+    "Page",
+    "PageForm",
+    "ReadOnlyAdmin",
+    "ReadOnlyInline",
+    "Table",
+    "TabularInline",
+    "UserChangeForm",
+    "UserCreationForm",
+    "announce",
+    "badge",
+    "change_url",
+    "dress",
+    "link",
+    "link_to",
+]
 
 WIDGETS: tuple[tuple[type[forms.Widget], list[str]], ...] = (
     (forms.CheckboxInput, widgets.SWITCH_CLASSES),
@@ -82,35 +113,37 @@ class Page:
         return self.view.replace("_", "-")
 
 
-class PageForm(forms.Form):
-    """A form in the theme's dress."""
+class Dressed:
+    """Puts the theme's dress on the fields that a form declares itself (a model's own are dressed by its admin class)."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        for field in self.fields.values():
-            dress(field.widget)
+        for name in self.declared_fields:  # type: ignore[attr-defined]
+            if name in self.fields:  # type: ignore[attr-defined]
+                dress(self.fields[name].widget)  # type: ignore[attr-defined]
 
 
-class LinesField(forms.JSONField):
-    """A list of texts, written one a line; stored as a JSON list."""
+class PageForm(Dressed, forms.Form):
+    """The form of a page of its own."""
 
-    widget = forms.Textarea
+
+class ModelForm(Dressed, ThemedForm):
+    """The form of a model's page."""
+
+
+class LinesField(forms.CharField):
+    """A list of texts, written one a line."""
 
     def __init__(self, *, check: Callable[[list[str]], list[str]] = list, **kwargs: Any) -> None:
         """`check` returns the list as it is to be stored, or raises ValueError with the reason."""
-        kwargs.pop("encoder", None)
-        kwargs.pop("decoder", None)
-        super().__init__(**{"required": False, "widget": dress(forms.Textarea(attrs={"rows": 3})), **kwargs})
+        super().__init__(**{"required": False, "widget": forms.Textarea(attrs={"rows": 3}), **kwargs})
         self._check = check
 
-    def to_python(self, value: Any) -> list[str]:
-        """Split what was typed."""
-        return [line.strip() for line in str(value or "").splitlines() if line.strip()]
-
-    def clean(self, value: Any) -> list[str]:
+    def clean(self, value: Any) -> Any:
         """Split and check what was typed. Raises: ValidationError."""
-        lines = self.to_python(value)
-        self.validate(lines)
+        lines = _lines(value)
+        if self.required and not lines:
+            raise forms.ValidationError(self.error_messages["required"], code="required")
         try:
             return self._check(lines)
         except ValueError as error:
@@ -120,13 +153,9 @@ class LinesField(forms.JSONField):
         """The list as lines."""
         return "\n".join(map(str, value)) if isinstance(value, list) else str(value or "")
 
-    def bound_data(self, data: Any, initial: Any) -> Any:  # noqa: ARG002 - the signature is Django's
-        """What was typed, unread: a mistake is shown again as it was made."""
-        return data
-
     def has_changed(self, initial: Any, data: Any) -> bool:
         """Whether the lines say something else now."""
-        return self.to_python(self.prepare_value(initial)) != self.to_python(data)
+        return _lines(self.prepare_value(initial)) != _lines(data)
 
 
 class ModelAdmin(ThemedAdmin):
@@ -184,7 +213,10 @@ class ModelAdmin(ThemedAdmin):
         view = self.admin_site.admin_view
         return [
             *[path(f"{page.address}/", view(partial(self._serve_list_page, page)), name=f"{info}_{page.view}") for page in self.list_pages],
-            *[path(f"<path:object_id>/{page.address}/", view(partial(self._serve_page, page)), name=f"{info}_{page.view}") for page in self.pages],
+            *[
+                path(f"<path:object_id>/{page.address}/", view(partial(self._serve_page, page)), name=f"{info}_{page.view}")
+                for page in self.pages
+            ],
             *super().get_urls(),
         ]
 
@@ -209,12 +241,20 @@ class ModelAdmin(ThemedAdmin):
     ) -> HttpResponse:
         """Show `form` on a page of its own; it is posted to the same address."""
         return self.render_page(
-            request, "admin/form_page.html", obj, title=title, form=form, submit=submit, about=about, danger=danger, media=self.media + form.media
+            request,
+            "admin/form_page.html",
+            obj,
+            title=title,
+            form=form,
+            submit=submit,
+            about=about,
+            danger=danger,
+            media=self.media + form.media,
         )
 
     def render_page(self, request: HttpRequest, template: str, obj: Any, **context: Any) -> TemplateResponse:
         """Render `template` as a page of the admin about `obj` (None: about the list)."""
-        request.current_app = self.admin_site.name  # type: ignore[attr-defined]
+        request.current_app = self.admin_site.name
         return TemplateResponse(
             request,
             template,
@@ -232,7 +272,15 @@ class ModelAdmin(ThemedAdmin):
         """Where the list is."""
         return reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_changelist")
 
-    def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, obj: Any = None, **kwargs: Any) -> HttpResponse:
+    def render_change_form(
+        self,
+        request: HttpRequest,
+        context: dict[str, Any],
+        add: bool = False,  # noqa: FBT001, FBT002 - the signature is Django's
+        change: bool = False,  # noqa: FBT001, FBT002
+        form_url: str = "",
+        obj: Any = None,
+    ) -> HttpResponse:
         """Add the buttons and the tables of the object."""
         if obj is not None and IS_POPUP_VAR not in request.GET:
             context["tables"] = list(self.tables(request, obj))
@@ -241,7 +289,7 @@ class ModelAdmin(ThemedAdmin):
                 for page in self.pages
                 if request.user.has_perms(page.permissions) and page.offered(obj)
             ]
-        return super().render_change_form(request, context, *args, obj=obj, **kwargs)
+        return super().render_change_form(request, context, add, change, form_url, obj)
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """Add the buttons of the list."""
@@ -259,7 +307,6 @@ class ReadOnlyAdmin(ModelAdmin):
     """A table that the admin shows and never writes, whatever permissions somebody has: every POST is refused."""
 
     actions = None
-    list_display_links: Any = None
 
     def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002 - the signature is Django's
         """Nobody."""
@@ -272,10 +319,6 @@ class ReadOnlyAdmin(ModelAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002 - the signature is Django's
         """Nobody."""
         return False
-
-    def get_list_display_links(self, request: HttpRequest, list_display: Any) -> Any:
-        """Link the first column."""
-        return self.list_display_links or super().get_list_display_links(request, list_display)
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """Show the list; refuse anything posted to it."""
@@ -305,6 +348,10 @@ class ReadOnlyInline(TabularInline):
     can_delete = False
     show_change_link = True
 
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        """All of them: a column that no form may have is shown too."""
+        return self.get_fields(request, obj)
+
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002 - the signature is Django's
         """Nobody."""
         return False
@@ -327,17 +374,15 @@ def announce(topics: Iterable[str]) -> None:
 def dress(widget: forms.Widget) -> forms.Widget:
     """Give a widget the theme's classes."""
     classes = next(classes for kind, classes in WIDGETS if isinstance(widget, kind))
-    if isinstance(widget, forms.SplitDateTimeWidget):
-        for part in widget.widgets:
-            dress(part)
-    elif not widget.is_hidden:
+    if not widget.is_hidden and not isinstance(widget, forms.MultiWidget):
         widget.attrs["class"] = " ".join(classes)
     return widget
 
 
 def change_url(obj: models.Model) -> str:
     """The address of an object's page."""
-    return reverse(f"admin:{obj._meta.app_label}_{obj._meta.model_name}_change", args=[quote(obj.pk)])
+    meta = obj._meta  # noqa: SLF001 - Django's own name for it
+    return reverse(f"admin:{meta.app_label}_{meta.model_name}_change", args=[quote(obj.pk)])
 
 
 def link_to(obj: models.Model | None, text: str = "") -> SafeString | str:
@@ -358,6 +403,10 @@ def link(address: str, text: str) -> SafeString:
 def badge(text: str, tone: str = "") -> SafeString:
     """A coloured word; `tone` is success, info, warning, danger or nothing."""
     return SafeString(render_to_string("unfold/helpers/label.html", {"text": text, "variant": tone}).strip())
+
+
+def _lines(text: Any) -> list[str]:
+    return [line.strip() for line in str(text or "").splitlines() if line.strip()]
 
 
 def _button(page: Page, address: str) -> dict[str, Any]:

@@ -167,4 +167,14 @@ LOGGING = {"level": LOG_LEVEL, "format": LOG_FORMAT}
 
 # -- Admin theme ---------------------------------------------------------------------------------------------------------------------
 
-UNFOLD: dict[str, object] = {"SITE_TITLE": "Tollgate", "SITE_HEADER": "Tollgate", "SITE_SYMBOL": "toll", "SHOW_VIEW_ON_SITE": False}
+UNFOLD: dict[str, object] = {
+    "SITE_TITLE": "Tollgate",
+    "SITE_HEADER": "Tollgate",
+    "SITE_SYMBOL": "toll",
+    "SHOW_VIEW_ON_SITE": False,
+    "SHOW_BACK_BUTTON": True,
+    "ENVIRONMENT": "gateway_site.admin.environment",
+    "DASHBOARD_CALLBACK": "gateway_site.admin.overview",
+    "SIDEBAR": {"show_search": True, "navigation": "gateway_site.admin.navigation"},
+    "COLORS": {"primary": {str(step): f"var(--color-blue-{step})" for step in (50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 950)}},
+}

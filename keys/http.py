@@ -54,7 +54,7 @@ def with_key(
         @csrf_exempt
         @wraps(view)
         def guarded(request: HttpRequest, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> HttpResponseBase:
-            keyed = cast(KeyedRequest, request)
+            keyed = cast("KeyedRequest", request)
             try:
                 keyed.key, keyed.grant = prove(read_key(request), now=timezone.now(), address=client_address(request))
                 if keyed.key.kind not in kinds:
@@ -85,9 +85,8 @@ def client_address(request: HttpRequest) -> str:
         # A proxy appends what it saw to what the client claimed: only the last entry is the proxy's own word.
         seen = request.META.get("HTTP_X_FORWARDED_FOR", "").rpartition(",")[2].strip()
         if seen:
-            return seen
-    address: str = request.META.get("REMOTE_ADDR", "")
-    return address
+            return str(seen)
+    return str(request.META.get("REMOTE_ADDR", ""))
 
 
 def prove(text: str, *, now: datetime, address: str) -> tuple[ApiKey, KeyGrant]:

@@ -26,7 +26,7 @@ SMALLEST_ANSWER_TOKENS = 16
 SLACK_SECONDS = 60.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ask:
     """What a request asks to be let in for. Tokens: `output_limit` is the client's own, for all its choices together."""
 

@@ -53,6 +53,34 @@ class ClientGone(Exception):
     """The client hung up before its request was complete."""
 
 
+class Watch:
+    """Cancels the task of a request when its client hangs up, from `begin` on."""
+
+    __slots__ = ("_receive", "_request", "_watcher", "client_is_gone")
+
+    def __init__(self, receive: Receive, request: "asyncio.Task[Any] | None") -> None:
+        self._receive = receive
+        self._request = request
+        self._watcher: asyncio.Task[None] | None = None
+        self.client_is_gone = False
+
+    def begin(self) -> None:
+        """Watch from now on."""
+        self._watcher = asyncio.create_task(self._wait())
+
+    def end(self) -> None:
+        """Watch no longer."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    async def _wait(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.client_is_gone = True
+        if self._request is not None:
+            self._request.cancel()
+
+
 class DataPlane:
     """The ASGI application: paths of `views` (by path, all POST) are served here, everything else by Django."""
 
@@ -88,18 +116,16 @@ class DataPlane:
     async def _serve(self, view: View, scope: Scope, receive: Receive, send: Send) -> None:
         clock = time.monotonic()
         request_id = uuid7(time.time_ns() // 1_000_000)
-        watcher: asyncio.Task[None] | None = None
+        watch = Watch(receive, asyncio.current_task())
         try:
             body = await _read_body(scope, receive)
-            scope["tollgate"] = (request_id, clock, body)
+            scope["tollgate"] = (request_id, clock, body, watch.begin)
             request = ASGIRequest(scope, io.BytesIO(b""))
-            if b'"stream"' in body:
-                watcher = asyncio.create_task(_cancel_when_gone(receive, asyncio.current_task()))
             response = await view(request)
         except ClientGone:
             return
         except asyncio.CancelledError:
-            if watcher is None or not watcher.done():
+            if not watch.client_is_gone:
                 raise  # not the client's doing: the server itself is being stopped
             return
         except Exception as error:
@@ -112,11 +138,10 @@ class DataPlane:
         try:
             await _send_response(response, request_id, send)
         except asyncio.CancelledError:
-            if watcher is None or not watcher.done():
+            if not watch.client_is_gone:
                 raise
         finally:
-            if watcher is not None:
-                watcher.cancel()
+            watch.end()
             metrics.REQUESTS.labels(scope["path"], response.status_code).inc()
             metrics.SECONDS.labels(scope["path"]).observe(time.monotonic() - clock)
 
@@ -184,10 +209,3 @@ async def _read_body(scope: Scope, receive: Receive) -> bytes:
 
 def _cancel(task: "asyncio.Task[Any]") -> None:
     task.cancel()
-
-
-async def _cancel_when_gone(receive: Receive, task: "asyncio.Task[Any] | None") -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    if task is not None:
-        task.cancel()

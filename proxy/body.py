@@ -47,7 +47,8 @@ class Body:
         if self.raw.count(quoted) == 1 and b"\\u" not in self.raw:  # the only occurrence is the top-level one: no need to read the rest
             found = _AFTER_NAME.match(self.raw, self.raw.index(quoted) + len(quoted))
             if found is not None:
-                return found.span(1)
+                start, stop = found.span(1)
+                return start, _end_of_container(self.raw, start) if found[1] in (b"{", b"[") else stop
         return self.spans[name]
 
     def splice(self, replacements: dict[str, bytes]) -> bytes:
@@ -104,6 +105,19 @@ def _check_depth(raw: bytes) -> None:
                 raise InvalidJson(f"The body is nested more than {DEPTH} levels deep.")
         elif token in (b"}", b"]"):
             depth -= 1
+
+
+def _end_of_container(raw: bytes, start: int) -> int:
+    depth = 0
+    for match in _TOKENS.finditer(raw, start):
+        first = match.group()[0]
+        if first in b"{[":
+            depth += 1
+        elif first in b"}]":
+            depth -= 1
+            if depth == 0:
+                return match.end()
+    raise InvalidJson("The body is not valid JSON: a value has no end.")
 
 
 def _locate(raw: bytes) -> dict[str, tuple[int, int]]:

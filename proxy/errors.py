@@ -10,6 +10,8 @@ from typing import Any
 import orjson
 
 from billing import holds
+from billing.receipts import RequestNotFound
+from billing.reports import InvalidParameter
 from catalog import money
 from catalog.snapshot import ModelNotFound
 from gateway_site.clients import DatabaseUnavailable
@@ -58,10 +60,6 @@ class WrongEndpoint(Exception):
 
 class NoSuchRoute(Exception):
     """Nothing is served at this address."""
-
-
-class RequestNotFound(Exception):
-    """No request of this id belongs to the account."""
 
 
 class CostAboveMaximum(Exception):
@@ -136,6 +134,16 @@ TABLE: dict[type[Exception], Entry] = {
         "See `param` and the message.",
         lambda e: e.message,
         lambda e: {"param": e.param, "code": e.code},
+    ),
+    InvalidParameter: Entry(
+        400,
+        _INVALID,
+        "invalid_request_error",
+        "BAD_REQUEST",
+        "A query parameter cannot be understood or asks for too much.",
+        "See `param` and the message.",
+        lambda e: f"The parameter '{e.param}' is not valid. {e.message}",
+        lambda e: {"param": e.param},
     ),
     failures.RequestRefused: Entry(
         400,
@@ -359,6 +367,16 @@ TABLE: dict[type[Exception], Entry] = {
         lambda _: "The model is busy. Retry shortly.",
         lambda e: {"headers": _retry_after(e.retry_after_seconds or 1.0)},
     ),
+    failures.ProviderOverloaded: Entry(
+        502,
+        _SERVER,
+        "provider_error",
+        "PROVIDER_ERROR",
+        "The model's provider is overloaded; nothing was charged.",
+        "Wait as `Retry-After` says.",
+        lambda _: "The model's provider is overloaded. Nothing was charged; retry shortly.",
+        lambda e: {"headers": _retry_after(e.retry_after_seconds or 1.0)},
+    ),
     failures.ProviderFault: Entry(
         502,
         _SERVER,
@@ -403,7 +421,6 @@ TABLE: dict[type[Exception], Entry] = {
         "No provider of the model can be used now.",
         "Retry later; the operator is told.",
         lambda e: f"No provider of the model '{e.model}' is available right now.",
-        lambda e: {"headers": _retry_after(e.retry_after_seconds)} if e.retry_after_seconds else {},
     ),
     holds.BillingUnavailable: Entry(
         503,

@@ -4,11 +4,12 @@ UpstreamFailure            this attempt failed; another route may do better
 ├── CannotConnect          no connection, or TLS refused
 ├── TimedOut               no first byte, a stall, or the total deadline
 ├── BrokenAnswer           not the answer of a model server: bad status, bad JSON, too large, cut
-├── ProviderBusy           429 or overloaded, with the wait it asks for
+├── ProviderBusy           429, with the wait it asks for
+│   └── ProviderOverloaded 503 or 529, likewise
 ├── ProviderKeyRefused     our credential there is bad or out of money
 └── ProviderFault          5xx
 RequestRefused             the provider says the client's request is wrong: no other route will be tried
-NoRoute                    nothing to try: no route, no key, or all of them cooling down
+NoRoute                    nothing to try: no route, or no key that works
 """
 
 
@@ -55,6 +56,10 @@ class ProviderBusy(UpstreamFailure):
         self.code = f"status_{status}"
 
 
+class ProviderOverloaded(ProviderBusy):
+    """The provider has too much to do (503, 529): its trouble, not a limit of ours."""
+
+
 class ProviderKeyRefused(UpstreamFailure):
     """Our key there does not work (`out_of_money`: it has nothing left to spend). The client must never see this."""
 
@@ -77,9 +82,8 @@ class RequestRefused(Exception):
 
 
 class NoRoute(Exception):
-    """No provider can be tried for this model now; `retry_after_seconds` when one of them only asked to wait."""
+    """No provider can be tried for this model."""
 
-    def __init__(self, model: str, retry_after_seconds: float | None = None) -> None:
+    def __init__(self, model: str) -> None:
         super().__init__(model)
         self.model = model
-        self.retry_after_seconds = retry_after_seconds

@@ -5,6 +5,8 @@ It counts what the provider produced for the client, not what the client read.
 
 import asyncio
 
+from django.conf import settings
+
 from billing import charging
 from catalog import pricing
 from catalog.usage import TokenUsage
@@ -13,7 +15,6 @@ from proxy.formats.openai_chat import BYTES_PER_TOKEN, ChatTap, read_usage
 
 GROW_AT = 0.5  # ask for more when half of the held stretch is delivered
 STRETCH_FACTOR = 2  # each stretch is as long as all before it, so a long answer asks a handful of times
-NOTE_EVERY_SECONDS = 15.0
 
 
 class Meter:
@@ -53,16 +54,20 @@ class Meter:
             self._take_growth()
         if self._growth is None:
             self._ask_for_more(delivered)
-        if delivered < self._held_tokens:
-            return True
-        if self._growth is not None:
-            await asyncio.wait([self._growth])
+        asked = False
+        while delivered >= self._held_tokens:
+            before, growth = self._held_tokens, self._growth
+            if growth is None:  # what was asked for earlier is less than what has arrived since
+                growth, asked = self._ask_for_more(delivered), True
+            await asyncio.wait([growth])
             self._take_growth()
-        return delivered < self._held_tokens
+            if asked and self._held_tokens <= before:
+                return False
+        return True
 
     def note(self, now: float) -> None:
         """Write down what was delivered so far, every few seconds: what is charged should this process die. `now` is monotonic."""
-        if now - self._noted_at >= NOTE_EVERY_SECONDS and self._growth is None and not self._ticket.grant.is_test:
+        if now - self._noted_at >= settings.HOLD_LEASE_SECONDS / 4 and self._growth is None and not self._ticket.grant.is_test:
             self._noted_at = now
             self._growth = self._ticket.grow(amount=self._ticket.held, usage=self.estimate())
 
@@ -76,7 +81,7 @@ class Meter:
             is_test=self._ticket.grant.is_test,
         )
 
-    def _ask_for_more(self, delivered: int) -> None:
+    def _ask_for_more(self, delivered: int) -> "asyncio.Future[int]":
         ask = self._ticket.ask
         most = self._ticket.output_limit * ask.choices
         # The client's limit bounds the answer; our own count of it may run somewhat higher than the provider's.
@@ -86,7 +91,8 @@ class Meter:
             input_tokens=min(ask.input_bound, self._ticket.model.context),
             output_tokens=max(stretch, self._ticket.model.usual_output),
         )
-        self._growth = self._ticket.grow(amount=max(amount, self._ticket.held), usage=self.estimate())
+        self._growth = growth = self._ticket.grow(amount=max(amount, self._ticket.held), usage=self.estimate())
+        return growth
 
     def _take_growth(self) -> None:
         if self._growth is None:

@@ -71,7 +71,7 @@ class Limit:
     concurrency: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reading:
     """What the rate-limit headers show, of the subject with the least left; None where nothing is limited.
 

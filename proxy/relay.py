@@ -8,7 +8,7 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -41,7 +41,7 @@ log = structlog.get_logger(__name__)
 
 KEEP_ALIVE = b": keep-alive\n\n"
 LOOK_AHEAD = 1024 * 1024  # how much a provider may send before its first event with data
-_FIRST_EVENT = re.compile(rb"(?:^|[\r\n])data:[^\r\n]*(?:\n\n|\r\n\r\n|\r\r)")
+_FIRST_EVENT = re.compile(rb"(?:^|[\r\n])data:.*?(?:\n\n|\r\n\r\n|\r\r)", re.DOTALL)
 
 
 @dataclass(slots=True)
@@ -54,6 +54,7 @@ class Call:
     raw: bytes
     endpoint: str
     clock: float
+    watch: Callable[[], None]  # from now on the client's hanging up cancels the request
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
@@ -81,11 +82,12 @@ class Attempts:
 
 @dataclass(slots=True)
 class Exchange:
-    """An open answer to a request: from which candidate, after which attempts. `first` is what of a stream was read already."""
+    """An answer to a request: from which candidate, after which attempts. `first` is what was read of a stream; else it is `whole`."""
 
     candidate: Candidate
     answer: Answer
     first: bytes
+    whole: openai_chat.ChatAnswer | None
     attempts: Attempts
 
 
@@ -97,6 +99,8 @@ async def relay(engine: "Engine", call: Call) -> WholeAnswer | OpenStream:
     grant = await authenticate(engine, call)
     body = parse_body(call.raw)
     request = openai_chat.read_request(body)
+    if request.stream:
+        call.watch()  # anything else is served to its end: the provider bills it whether the client waits or not
     model, price = find_model(engine, request.model, call.started_at, kind="text")
     ticket = await admit(engine, call, request, grant, model, price)
     attempts = Attempts()
@@ -105,9 +109,9 @@ async def relay(engine: "Engine", call: Call) -> WholeAnswer | OpenStream:
     except BaseException as error:
         _settle_unanswered(ticket, attempts, error)
         raise
-    if request.stream:
+    if exchange.whole is None:
         return _stream(engine, ticket, request, exchange)
-    return await _answer_whole(ticket, exchange)
+    return await _answer_whole(ticket, exchange, exchange.whole)
 
 
 async def authenticate(engine: "Engine", call: Call) -> KeyGrant:
@@ -157,19 +161,25 @@ async def admit(
 
 
 async def send(engine: "Engine", ticket: Ticket, body: Body, request: openai_chat.ChatRequest, attempts: Attempts) -> Exchange:
-    """Try the routes until one answers; of a stream, until its first event has arrived.
+    """Try the routes until one answers: until the first event of a stream, or the whole of anything else, has arrived.
 
-    Raises: RequestRefused, NoRoute, or the last UpstreamFailure.
+    Raises: RequestRefused, the last UpstreamFailure, ProviderBusy when every route asked to wait, NoRoute when there is none to try.
     """
     routes = routing.routes_of(engine.catalog.current, ticket.model)
     tries = routing.candidates(routes, health=engine.health, now=time.monotonic(), speaks=openai_chat.NAME, demo_only=ticket.grant.is_test)
     last: failures.UpstreamFailure | None = None
     for candidate in tries:
         began = time.monotonic()
+        if last is not None and _seconds_left(ticket) <= 0:
+            break
         key = candidate.key.id if candidate.key else None
+        first, whole = b"", None
         try:
             answer = await _send_one(engine, ticket, body, request, candidate)
-            first = await _first_events(answer) if request.stream else b""
+            if request.stream:
+                first = await _first_events(answer)
+            else:
+                whole = await _read_whole(answer, ticket)
         except failures.UpstreamFailure as failure:
             engine.health.note_failure(candidate.route.id, key, failure, time.monotonic())
             attempts.note(candidate, failure.code, began)
@@ -191,10 +201,11 @@ async def send(engine: "Engine", ticket: Ticket, body: Body, request: openai_cha
             raise
         engine.health.note_success(candidate.route.id, key)
         attempts.note(candidate, "ok", began)
-        return Exchange(candidate, answer, first, attempts)
-    if last is None:
-        raise failures.NoRoute(ticket.model.slug, routing.shortest_wait(routes, health=engine.health, now=time.monotonic()))
-    raise last
+        return Exchange(candidate, answer, first, whole, attempts)
+    if last is not None:
+        raise last
+    wait = routing.shortest_wait(routes, health=engine.health, now=time.monotonic())
+    raise failures.NoRoute(ticket.model.slug) if wait is None else failures.ProviderBusy(429, wait)
 
 
 async def _send_one(engine: "Engine", ticket: Ticket, body: Body, request: openai_chat.ChatRequest, candidate: Candidate) -> Answer:
@@ -233,7 +244,7 @@ async def _first_events(answer: Answer) -> bytes:
                 return _without_error(data)
     except TimeoutError:
         return data
-    except failures.UpstreamFailure:
+    except BaseException:  # a client who hangs up now leaves nobody else to close it
         answer.close()
         raise
     answer.close()
@@ -241,6 +252,8 @@ async def _first_events(answer: Answer) -> bytes:
 
 
 def _without_error(data: bytes) -> bytes:
+    if b'"error"' not in data:
+        return data
     tap = openai_chat.ChatTap(wants_usage=True)
     try:
         tap.feed(data)
@@ -251,16 +264,8 @@ def _without_error(data: bytes) -> bytes:
     return data
 
 
-async def _answer_whole(ticket: Ticket, exchange: Exchange) -> WholeAnswer:
-    """Read the rest, settle, and hand the answer over with its cost. The client may have left: the provider bills all the same."""
-    try:
-        raw = await _read_whole(exchange.answer, ticket)
-        whole = openai_chat.read_answer(raw)
-    except BaseException as error:
-        failure = failures.BrokenAnswer(str(error)) if isinstance(error, openai_chat.NotAnAnswer) else error
-        exchange.answer.close()
-        _settle_unanswered(ticket, exchange.attempts, failure, exchange.candidate)
-        raise failure from error
+async def _answer_whole(ticket: Ticket, exchange: Exchange, whole: openai_chat.ChatAnswer) -> WholeAnswer:
+    """Settle, and hand the answer over with its cost. The client may have left: the provider bills all the same."""
     estimate = TokenUsage(
         input_tokens=min(ticket.ask.input_estimate, ticket.model.context),
         output_tokens=-(-whole.output_bytes // openai_chat.BYTES_PER_TOKEN),
@@ -277,15 +282,21 @@ async def _answer_whole(ticket: Ticket, exchange: Exchange) -> WholeAnswer:
     return WholeAnswer(spliced, [*_headers(ticket, exchange), ("x-gateway-cost-usd", money.usd(cost))])
 
 
-async def _read_whole(answer: Answer, ticket: Ticket) -> bytes:
-    deadline = settings.TOTAL_TIMEOUT_SECONDS - (time.monotonic() - ticket.ask.clock)
+async def _read_whole(answer: Answer, ticket: Ticket) -> openai_chat.ChatAnswer:
+    """Read an answer in one piece; the client has seen none of it, so another route may mend a broken one. Raises: UpstreamFailure."""
     try:
-        async with asyncio.timeout(max(deadline, 0.001)):
-            raw = await answer.read_all(LARGEST_ANSWER)
+        async with asyncio.timeout(max(_seconds_left(ticket), 0.001)):
+            return openai_chat.read_answer(await answer.read_all(LARGEST_ANSWER))
     except TimeoutError as error:
         raise failures.TimedOut("the answer was not complete within the total deadline") from error
-    answer.close()
-    return raw
+    except openai_chat.NotAnAnswer as error:
+        raise failures.BrokenAnswer(str(error)) from error
+    finally:
+        answer.close()
+
+
+def _seconds_left(ticket: Ticket) -> float:
+    return float(settings.TOTAL_TIMEOUT_SECONDS) - (time.monotonic() - ticket.ask.clock)
 
 
 def _stream(engine: "Engine", ticket: Ticket, request: openai_chat.ChatRequest, exchange: Exchange) -> OpenStream:
@@ -327,13 +338,15 @@ async def _frames(
                 break
             meter.note(stream.last_sent)
             data = await _read_next(answer, stream)
+        if not data and (last := tap.flush()):
+            yield last
         if problem is None and tap.error is not None:
             problem = failures.ProviderFault(200)
         if problem is None and not tap.done and not tap.finish_reason:
-            problem = failures.BrokenAnswer("the stream ended without its end")
+            problem = stream.reason or failures.BrokenAnswer("the stream ended without its end")
         status = "ok" if problem is None else "stopped" if isinstance(problem, errors.WalletRanOut) else "cut"
     except (failures.UpstreamFailure, EventTooLarge) as failure:
-        problem = stream.reason or failure
+        problem = stream.reason or (failures.BrokenAnswer(str(failure)) if isinstance(failure, EventTooLarge) else failure)
         status = "cut"
         if tap.finish_reason and not isinstance(problem, errors.ServerRestarting):
             problem, status = None, "ok"  # everything was said; only the goodbye is missing

@@ -27,7 +27,7 @@ PREFIXES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Candidate:
     """One thing to try: a route, and the key to use there (None where the provider needs none)."""
 

@@ -15,6 +15,7 @@ from proxy import failures
 from proxy.errors import ServerRestarting
 
 TICK_SECONDS = 0.25
+LAST_FRAME_SECONDS = 2.0
 Send = Callable[[dict[str, Any]], Coroutine[Any, Any, None]]
 
 
@@ -71,23 +72,27 @@ class OpenStream:
 
     def tick(self, now: float, *, draining_until: float | None) -> None:
         """Keep the client's connection alive, or end what has been silent, slow or open for too long."""
-        if self._sending_since is not None:
-            if now - self._sending_since > settings.SLOW_READER_SECONDS:
-                self.abort()
-            return
-        if self._waiting_since is None:
-            return
-        if draining_until is not None and now > draining_until:
+        drained = draining_until is not None and now > draining_until
+        if drained:
             self._end(ServerRestarting())
-        elif now - self._waiting_since > settings.IDLE_TIMEOUT_SECONDS or now > self.deadline:
+        elif now > self.deadline:
+            self._end(failures.TimedOut("the answer was not complete within the total deadline"))
+        if self._sending_since is not None:
+            # A process that is going away waits only a moment for the client to take its last frame.
+            if now - self._sending_since > (LAST_FRAME_SECONDS if drained else settings.SLOW_READER_SECONDS):
+                self.abort()
+        elif self._waiting_since is None or self.reason is not None:
+            return
+        elif now - self._waiting_since > settings.IDLE_TIMEOUT_SECONDS:
             self._end(failures.TimedOut("the provider stopped in the middle of its answer"))
         elif self.keep_alive and self.send is not None and now - self.last_sent > settings.KEEPALIVE_SECONDS:
             self.last_sent = now
             _in_background(self.send({"type": "http.response.body", "body": self.keep_alive, "more_body": True}))
 
     def _end(self, reason: Exception) -> None:
-        self.reason = reason
-        self.hang_up()
+        if self.reason is None:
+            self.reason = reason
+            self.hang_up()
 
 
 class Streams:

@@ -86,10 +86,10 @@ class Upstream:
                 response = await session.post(
                     provider.base_url + getattr(declaration, PATHS[endpoint]), data=body, headers=headers, allow_redirects=False
                 )
-        except TimeoutError as error:
-            raise failures.TimedOut("no answer within the first-byte deadline") from error
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectionResetError) as error:
             raise failures.CannotConnect(type(error).__name__) from error
+        except TimeoutError as error:
+            raise failures.TimedOut("no answer within the first-byte deadline") from error
         except (aiohttp.ClientError, ValueError, OSError) as error:
             raise failures.BrokenAnswer(type(error).__name__) from error
         answer = _HttpAnswer(response)
@@ -99,11 +99,11 @@ class Upstream:
             answer.close()
             raise failures.BrokenAnswer("a compressed answer nobody asked for")
         try:
-            async with asyncio.timeout(settings.IDLE_TIMEOUT_SECONDS):
-                error_body = await answer.read_all(LARGEST_ERROR)
-        except (TimeoutError, failures.UpstreamFailure):
+            error_body = await answer.read_all(LARGEST_ERROR)
+        except failures.UpstreamFailure:
             error_body = b""
-        answer.close()
+        finally:
+            answer.close()
         raise read_failure(response.status, {name.lower(): value for name, value in response.headers.items()}, error_body)
 
     def _session(self, resolver: egress.GuardedResolver | None) -> aiohttp.ClientSession:
@@ -138,11 +138,17 @@ class _HttpAnswer:
     async def read_all(self, limit: int) -> bytes:
         pieces: list[bytes] = []
         size = 0
-        while data := await self.read_any():
-            size += len(data)
-            if size > limit:
-                raise failures.BrokenAnswer(f"an answer of more than {limit} bytes")
-            pieces.append(data)
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(settings.IDLE_TIMEOUT_SECONDS) as silence:
+                while data := await self.read_any():
+                    size += len(data)
+                    if size > limit:
+                        raise failures.BrokenAnswer(f"an answer of more than {limit} bytes")
+                    pieces.append(data)
+                    silence.reschedule(loop.time() + settings.IDLE_TIMEOUT_SECONDS)
+        except TimeoutError as error:
+            raise failures.TimedOut("the provider stopped in the middle of its answer") from error
         return b"".join(pieces)
 
     def close(self) -> None:

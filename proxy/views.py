@@ -24,7 +24,7 @@ async def chat_completions(request: ASGIRequest) -> HttpResponse:
 
 def _call(request: ASGIRequest, endpoint: str) -> Call:
     scope = request.scope
-    request_id, clock, body = scope["tollgate"]
+    request_id, clock, body, watch = scope["tollgate"]
     client = scope.get("client")
     return Call(
         request_id=request_id,
@@ -33,4 +33,5 @@ def _call(request: ASGIRequest, endpoint: str) -> Call:
         raw=body,
         endpoint=endpoint,
         clock=clock,
+        watch=watch,
     )

@@ -107,9 +107,10 @@ BEGIN
         END IF;
         IF r.known IS NOT NULL THEN
             IF r.known_status = 'swept' AND r.known_wallet = r.wallet AND NOT COALESCE(r.swept, false) AND NOT COALESCE(r.release, false) THEN
-                -- The owner was believed dead and came back with the true figures: book the difference, upwards only.
-                extra := GREATEST(0, LEAST(r.cost - r.known_cost, free));
-                written_off := GREATEST(0, r.cost - r.known_cost - extra - r.known_lost);
+                -- The owner was believed dead and came back with the true figures: book the difference, upwards only. What the sweep wrote
+                -- off stays written off.
+                extra := GREATEST(0, LEAST(r.cost - r.known_cost - r.known_lost, free));
+                written_off := GREATEST(0, r.cost - r.known_cost - r.known_lost - extra);
                 overran := overran || r.id;
                 UPDATE billing_spendwindow s
                     SET spent = s.spent + extra,

@@ -42,7 +42,7 @@ class InvalidRequest(Exception):
         self.code = code
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ChatRequest:
     """What the gateway needs to know of a request. Tokens: `input_bound` can not be exceeded, `input_estimate` is likely."""
 
@@ -138,7 +138,7 @@ def read_usage(usage: Mapping[str, Any] | None) -> TokenUsage | None:
         audio_out = _count(details_out.get("audio_tokens"))
     except ValueError:
         return None
-    if "prompt_tokens" not in usage and "completion_tokens" not in usage:
+    if usage.get("prompt_tokens") is None and usage.get("completion_tokens") is None:
         return None
     beyond = total - prompt - completion
     if beyond > 0 and beyond == reasoning:
@@ -194,7 +194,7 @@ def with_cost(usage: Mapping[str, Any], *, cost: int, upstream_cost: int) -> byt
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ChatAnswer:
     """What a whole answer used and how it ended."""
 
@@ -263,10 +263,22 @@ class ChatTap:
             return b""
         if not self._identity:
             self._identity = block[:4096]
-        if _USAGE.search(block) or b"[DONE]" in block or _ERROR.search(block):
+        special = _first_special(block)
+        if special < 0:
+            self._watch(block)
+            return block
+        # Only what follows the boundary before it is read event by event: a burst brings fifty events in one block.
+        cut = block.rfind(b"\n\n", 0, special) + 2
+        if cut == 1:
             return self._feed_events(block)
-        self._watch(block)
-        return block
+        front = block[:cut]
+        self._watch(front)
+        return front + self._feed_events(block[cut:])
+
+    def flush(self) -> bytes:
+        """Take the provider's end: an event that only lacks its last boundary counts; half an event does not."""
+        data = self._splitter.data_of(self._splitter.rest)
+        return self.feed(b"\n\n") if data.strip() == b"[DONE]" or _parse_event(data) is not None else b""
 
     def finish(self, *, usage: bytes | None) -> bytes:
         """What to send last: the usage chunk (its `usage` replaced by these JSON bytes) if there is one to show, and the terminator."""
@@ -342,6 +354,15 @@ class ChatTap:
             "created": identity.get("created") or 0,
             "model": identity.get("model") or "",
         }
+
+
+def _first_special(block: bytes) -> int:
+    """Where the first thing stands that needs reading (a usage, an error, the end); -1 when there is none."""
+    found = [match.start() for match in (_USAGE.search(block), _ERROR.search(block) if b'"error"' in block else None) if match is not None]
+    end = block.find(b"[DONE]")
+    if end >= 0:
+        found.append(end)
+    return min(found, default=-1)
 
 
 def _parse_event(data: bytes) -> dict[str, Any] | None:

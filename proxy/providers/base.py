@@ -48,7 +48,9 @@ _OUT_OF_MONEY = re.compile(
     re.IGNORECASE,
 )
 _ABOUT_SIZE = re.compile(
-    r"maximum context length|context[_ ]length|too many tokens|prompt is too long|request too large|exceeds the context", re.IGNORECASE
+    r"maximum context length|context[_ ]length|too[_ ]many[_ ](?:prompt[_ ])?tokens|prompt is too long|request too large|"
+    r"exceeds the context",
+    re.IGNORECASE,
 )
 _PRIVATE = (
     (re.compile(r"\b(?:org|proj|user|acct|req)[-_][A-Za-z0-9_-]{3,}"), "…"),
@@ -80,7 +82,9 @@ def read_failure(status: int, headers: Mapping[str, str], body: bytes) -> failur
     if status in (401, 403) or code in ("invalid_api_key", "DeploymentNotFound"):
         return failures.ProviderKeyRefused(status, out_of_money=False)
     too_large = _ABOUT_SIZE.search(text) is not None
-    if status in (429, 503, 529) and not (status == 429 and too_large):
+    if status in (503, 529):
+        return failures.ProviderOverloaded(status, read_retry_after(headers))
+    if status == 429 and not too_large:
         return failures.ProviderBusy(status, read_retry_after(headers))
     if status >= 500 or status in (408, 409, 425) or status < 400:
         return failures.ProviderFault(status)

@@ -4,7 +4,7 @@ import itertools
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -296,6 +296,9 @@ class Desk:
 
     def audit(self) -> list[str]:
         return [str(drift) for drift in reconciliation.audit(now=NOW, accounts=[self.account.pk])]
+
+
+OpenDesk = Callable[..., Desk]
 
 
 def _json(rows: Any) -> str:

@@ -6,6 +6,7 @@ import psycopg
 import pytest
 
 from billing.models import Transfer
+from tests.billing.desk import Desk, OpenDesk
 
 USD = 10**9
 
@@ -19,7 +20,7 @@ USD = 10**9
         "TRUNCATE billing_transfer CASCADE",
     ],
 )
-def test_the_ledger_is_append_only(desk, statement):
+def test_the_ledger_is_append_only(desk: Desk, statement: str) -> None:
     before = list(Transfer.objects.filter(wallet_id=desk.wallet_id).values())
     with pytest.raises(psycopg.errors.IntegrityConstraintViolation):
         desk.sql.execute(statement, {"wallet": desk.wallet_id} if "wallet)s" in statement else None)
@@ -50,7 +51,7 @@ TRANSFER = """INSERT INTO billing_transfer (id, kind, debit_account, credit_acco
         (TRANSFER.replace("%(to)s", "%(from)s"), "transfer_moves"),
     ],
 )
-def test_a_check_refuses_what_is_not_true(open_desk, statement, constraint):
+def test_a_check_refuses_what_is_not_true(open_desk: OpenDesk, statement: str, constraint: str) -> None:
     desk = open_desk(usd=10, budget=9 * USD)
     desk.spend(USD)
     desk.hold(USD)
@@ -69,7 +70,7 @@ def test_a_check_refuses_what_is_not_true(open_desk, statement, constraint):
     assert refusal.value.diag.constraint_name == constraint
 
 
-def test_one_source_makes_one_transfer_and_one_version_one_entry(desk):
+def test_one_source_makes_one_transfer_and_one_version_one_entry(desk: Desk) -> None:
     source = {"from": "promo", "to": "manual", "amount": 1, "source": str(uuid.uuid4())}
     desk.sql.execute(TRANSFER, source)
     with pytest.raises(psycopg.errors.UniqueViolation):
@@ -83,12 +84,12 @@ def test_one_source_makes_one_transfer_and_one_version_one_entry(desk):
         )
 
 
-def test_a_request_has_one_usage_record(desk):
+def test_a_request_has_one_usage_record(desk: Desk) -> None:
     request = desk.spend(USD)
     with pytest.raises(psycopg.errors.UniqueViolation):
         desk.sql.execute("INSERT INTO billing_usagerecord SELECT * FROM billing_usagerecord WHERE request_id = %s", [request["id"]])
 
 
-def test_the_balance_cannot_be_written(desk):
+def test_the_balance_cannot_be_written(desk: Desk) -> None:
     with pytest.raises(psycopg.errors.GeneratedAlways):
         desk.sql.execute("UPDATE billing_wallet SET balance = 1 WHERE id = %s", [desk.wallet_id])

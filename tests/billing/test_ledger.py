@@ -2,23 +2,24 @@
 
 import threading
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.db import connection
 
 from billing import ledger
-from billing.models import CreditGrant, Wallet
+from billing.models import CreditGrant, Transfer, Wallet
 from catalog.money import LARGEST
-from tests.billing.desk import NOW
+from tests.billing.desk import NOW, Desk, OpenDesk
 
 USD = 10**9
 
 
-def grant_of(transfer):
+def grant_of(transfer: Transfer) -> CreditGrant:
     return CreditGrant.objects.get(transfer=transfer)
 
 
-def test_a_credit_raises_the_balance_and_makes_a_grant(open_desk):
+def test_a_credit_raises_the_balance_and_makes_a_grant(open_desk: OpenDesk) -> None:
     desk = open_desk()
     transfer = desk.credit(5 * USD, note="welcome", expires_at=NOW + timedelta(days=1))
     assert (transfer.debit_account, transfer.credit_account) == ("manual", f"wallet:{desk.wallet_id}")
@@ -27,7 +28,7 @@ def test_a_credit_raises_the_balance_and_makes_a_grant(open_desk):
     assert (grant.kind, grant.amount, grant.remaining, grant.expires_at) == ("paid", 5 * USD, 5 * USD, NOW + timedelta(days=1))
 
 
-def test_crediting_one_source_twice_credits_once(open_desk):
+def test_crediting_one_source_twice_credits_once(open_desk: OpenDesk) -> None:
     desk = open_desk()
     first, second = (desk.credit(USD, source_id="payment-1" + desk.slug) for _ in range(2))
     assert first.pk == second.pk
@@ -35,7 +36,7 @@ def test_crediting_one_source_twice_credits_once(open_desk):
     assert (desk.balance, desk.wallet.version) == (USD, 1)
 
 
-def test_twenty_roads_to_one_credit_credit_once(open_desk):
+def test_twenty_roads_to_one_credit_credit_once(open_desk: OpenDesk) -> None:
     desk = open_desk()
     start = threading.Barrier(20)
     ids = []
@@ -57,7 +58,7 @@ def test_twenty_roads_to_one_credit_credit_once(open_desk):
     assert desk.balance == USD
 
 
-def test_a_source_that_comes_back_with_another_amount_or_wallet_is_a_conflict(open_desk):
+def test_a_source_that_comes_back_with_another_amount_or_wallet_is_a_conflict(open_desk: OpenDesk) -> None:
     alice, charlie = open_desk(), open_desk()
     alice.credit(USD, source_id=alice.slug)
     with pytest.raises(ledger.SourceConflict):
@@ -67,7 +68,7 @@ def test_a_source_that_comes_back_with_another_amount_or_wallet_is_a_conflict(op
     assert (alice.balance, charlie.balance) == (USD, 0)
 
 
-def test_a_credit_pays_the_debt_first(open_desk):
+def test_a_credit_pays_the_debt_first(open_desk: OpenDesk) -> None:
     desk = open_desk()
     desk.debit(3 * USD, allow_debt=True)
     small, large = desk.credit(2 * USD), desk.credit(2 * USD)
@@ -75,14 +76,14 @@ def test_a_credit_pays_the_debt_first(open_desk):
     assert desk.balance == USD
 
 
-def test_gifts_burn_before_what_was_bought(open_desk):
+def test_gifts_burn_before_what_was_bought(open_desk: OpenDesk) -> None:
     desk = open_desk()
     paid, promo = desk.credit(2 * USD), desk.credit(2 * USD, kind="promo", debit_account="promo")
     desk.debit(3 * USD)
     assert [grant_of(transfer).remaining for transfer in (promo, paid)] == [0, USD]
 
 
-def test_a_clawback_burns_the_grant_it_reverses_first(open_desk):
+def test_a_clawback_burns_the_grant_it_reverses_first(open_desk: OpenDesk) -> None:
     desk = open_desk()
     desk.credit(2 * USD, kind="promo", debit_account="promo")
     paid = desk.credit(2 * USD)
@@ -91,13 +92,13 @@ def test_a_clawback_burns_the_grant_it_reverses_first(open_desk):
     assert grant_of(paid).remaining == USD
 
 
-def test_a_kind_of_its_own_makes_a_paid_grant(open_desk):
+def test_a_kind_of_its_own_makes_a_paid_grant(open_desk: OpenDesk) -> None:
     desk = open_desk()
     transfer = desk.credit(USD, kind="dispute_won", debit_account="dispute_loss")
     assert (transfer.kind, grant_of(transfer).kind) == ("dispute_won", "paid")
 
 
-def test_a_debit_takes_only_what_is_free(desk):
+def test_a_debit_takes_only_what_is_free(desk: Desk) -> None:
     desk.hold(4 * USD)
     with pytest.raises(ledger.InsufficientBalance) as refusal:
         desk.debit(6 * USD + 1)
@@ -106,7 +107,7 @@ def test_a_debit_takes_only_what_is_free(desk):
     assert desk.wallet.free == 0
 
 
-def test_a_clawback_may_leave_a_debt_and_admission_stops(desk):
+def test_a_clawback_may_leave_a_debt_and_admission_stops(desk: Desk) -> None:
     desk.debit(12 * USD, allow_debt=True)
     assert desk.balance == -2 * USD
     assert desk.place(desk.request(1))[0].outcome == "insufficient_balance"
@@ -114,21 +115,21 @@ def test_a_clawback_may_leave_a_debt_and_admission_stops(desk):
     assert desk.place(desk.request(USD))[0].outcome == "placed"
 
 
-def test_debiting_one_source_twice_debits_once(desk):
+def test_debiting_one_source_twice_debits_once(desk: Desk) -> None:
     for _ in range(2):
         desk.debit(7 * USD, source_id=desk.slug)
     assert desk.balance == 3 * USD
 
 
 @pytest.mark.parametrize("amount", [0, -1, LARGEST + 1])
-def test_nothing_and_less_than_nothing_cannot_be_moved(desk, amount):
+def test_nothing_and_less_than_nothing_cannot_be_moved(desk: Desk, amount: Any) -> None:
     with pytest.raises(ledger.NotPositive):
         desk.credit(amount)
     with pytest.raises(ledger.NotPositive):
         desk.debit(amount, allow_debt=True)
 
 
-def test_a_balance_never_overflows(open_desk):
+def test_a_balance_never_overflows(open_desk: OpenDesk) -> None:
     from django.db import DataError
 
     desk = open_desk()
@@ -138,7 +139,7 @@ def test_a_balance_never_overflows(open_desk):
     assert desk.balance == LARGEST
 
 
-def test_what_is_left_of_an_expired_grant_goes(open_desk):
+def test_what_is_left_of_an_expired_grant_goes(open_desk: OpenDesk) -> None:
     desk = open_desk()
     desk.credit(3 * USD, expires_at=NOW)
     desk.credit(USD)
@@ -151,7 +152,7 @@ def test_what_is_left_of_an_expired_grant_goes(open_desk):
     assert (gone.amount, gone.credit_account, desk.balance) == (2 * USD, "breakage", USD)
 
 
-def test_what_requests_hold_expires_only_when_they_are_over(open_desk):
+def test_what_requests_hold_expires_only_when_they_are_over(open_desk: OpenDesk) -> None:
     desk = open_desk()
     desk.credit(3 * USD, expires_at=NOW)
     request = desk.hold(USD)
@@ -164,7 +165,7 @@ def test_what_requests_hold_expires_only_when_they_are_over(open_desk):
     assert desk.balance == 0
 
 
-def test_grants_that_are_held_do_not_keep_others_from_expiring(open_desk):
+def test_grants_that_are_held_do_not_keep_others_from_expiring(open_desk: OpenDesk) -> None:
     held, free = open_desk(), open_desk()
     held.credit(USD, expires_at=NOW - timedelta(days=400))
     held.hold(USD)
@@ -173,11 +174,11 @@ def test_grants_that_are_held_do_not_keep_others_from_expiring(open_desk):
     assert (held.balance, free.balance) == (USD, 0)
 
 
-def test_opening_a_wallet_twice_gives_the_same_one(desk):
+def test_opening_a_wallet_twice_gives_the_same_one(desk: Desk) -> None:
     assert ledger.open_wallet(account=desk.account).pk == desk.wallet_id
 
 
-def test_a_status_stays_what_it_is_when_set_again(desk):
+def test_a_status_stays_what_it_is_when_set_again(desk: Desk) -> None:
     for _ in range(2):
         assert ledger.set_status(wallet_id=desk.wallet_id, status=Wallet.Status.CLOSED, actor="alice", note="left").status == "closed"
     assert desk.place(desk.request(1))[0].outcome == "wallet_inactive"

@@ -137,8 +137,8 @@ class Model:
             return "duplicate", 0, 0
         if known is not None:
             already = max(0, min(known.list_cost, known.hold_amount) - known.cost)
-            extra = max(0, min(cost - known.cost, self.free))
-            lost = max(0, cost - known.cost - extra - already)
+            extra = max(0, min(cost - known.cost - already, self.free))
+            lost = max(0, cost - known.cost - already - extra)
             self.charge(extra)
             self.lost += lost
             self.used[pk] = Used(known.cost + extra, cost, known.hold_amount, known.key, known.started, tokens)
@@ -341,7 +341,7 @@ class Money(RuleBasedStateMachine):
         assert self.desk.audit() == []
 
 
-def test_any_history_of_money_adds_up():
+def test_any_history_of_money_adds_up() -> None:
     run_state_machine_as_test(
         Money,
         settings=settings(

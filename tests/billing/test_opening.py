@@ -3,6 +3,7 @@
 import json
 import uuid
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from django.core.exceptions import ValidationError
@@ -12,7 +13,7 @@ from django.core.management.base import CommandError
 from accounts.models import Account, Membership, User
 from billing import opening
 from billing.models import CreditGrant, Plan, PlanAssignment, Wallet
-from tests.billing.desk import NOW
+from tests.billing.desk import NOW, Desk, OpenDesk
 
 USD = 10**9
 
@@ -23,11 +24,11 @@ def slug() -> str:
 
 
 @pytest.fixture
-def plan(slug) -> Plan:
+def plan(slug: str) -> Plan:
     return Plan.objects.create(slug=slug)
 
 
-def test_an_account_opens_with_wallet_owner_and_plan(slug, plan):
+def test_an_account_opens_with_wallet_owner_and_plan(slug: str, plan: Plan) -> None:
     email = f"Alice-{slug}@Example.com"
     account = opening.open_account(slug=slug, name="Alice's", owner_email=email, plan_slug=plan.slug, now=NOW)
     membership = Membership.objects.get(account=account)
@@ -36,7 +37,7 @@ def test_an_account_opens_with_wallet_owner_and_plan(slug, plan):
     assert PlanAssignment.objects.get(account=account).plan == plan
 
 
-def test_opening_again_completes_and_changes_nothing(slug, plan):
+def test_opening_again_completes_and_changes_nothing(slug: str, plan: Plan) -> None:
     first = opening.open_account(slug=slug, name="Alice's", now=NOW, plan_slug=plan.slug)
     other = Plan.objects.create(slug=f"{slug}-2")
     for _ in range(2):
@@ -46,28 +47,28 @@ def test_opening_again_completes_and_changes_nothing(slug, plan):
     assert Membership.objects.filter(account=first).count() == 1
 
 
-def test_an_owner_who_exists_keeps_name_and_password(slug):
+def test_an_owner_who_exists_keeps_name_and_password(slug: str) -> None:
     user = User.objects.create_user(f"{slug}@example.com", "a long enough password")
     account = opening.open_account(slug=slug, name="Alice's", owner_email=f"{slug}@EXAMPLE.com", now=NOW)
     assert Membership.objects.get(account=account).user == user
     assert User.objects.get(pk=user.pk).check_password("a long enough password")
 
 
-def test_an_unknown_plan_opens_nothing(slug):
+def test_an_unknown_plan_opens_nothing(slug: str) -> None:
     with pytest.raises(opening.PlanNotFound):
         opening.open_account(slug=slug, name="x", plan_slug="no-such-plan", now=NOW)
     assert not Account.objects.filter(slug=slug).exists()
 
 
 @pytest.mark.parametrize(("name", "email"), [("Not A Slug", None), ("-x", None), ("fine", "nobody")])
-def test_what_is_not_a_slug_or_an_address_opens_nothing(name, email, slug):
+def test_what_is_not_a_slug_or_an_address_opens_nothing(name: str, email: str | None, slug: str) -> None:
     chosen = f"{slug}-{name}" if name == "fine" else name
     with pytest.raises(ValidationError):
         opening.open_account(slug=chosen, name="x", owner_email=email, now=NOW)
     assert not Account.objects.filter(slug=chosen).exists()
 
 
-def test_the_command_opens_an_account(slug, plan, capsys):
+def test_the_command_opens_an_account(slug: str, plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
     call_command("create_account", slug, "--owner", f"{slug}@example.com", "--plan", plan.slug)
     assert slug in capsys.readouterr().out
     assert Wallet.objects.filter(account__slug=slug).exists()
@@ -77,7 +78,9 @@ def test_the_command_opens_an_account(slug, plan, capsys):
         call_command("create_account", "Not A Slug")
 
 
-def test_the_command_grants_dollars_until_the_end_of_a_day_where_the_account_lives(open_desk, capsys):
+def test_the_command_grants_dollars_until_the_end_of_a_day_where_the_account_lives(
+    open_desk: OpenDesk, capsys: pytest.CaptureFixture[str]
+) -> None:
     desk = open_desk()
     Account.objects.filter(pk=desk.account.pk).update(timezone="Asia/Tokyo")
     call_command("grant", desk.slug, "12.5", "--reason", "welcome", "--expires", "2031-01-31")
@@ -87,7 +90,7 @@ def test_the_command_grants_dollars_until_the_end_of_a_day_where_the_account_liv
     assert "$12.50" in capsys.readouterr().out
 
 
-def test_a_grant_with_a_reference_is_made_once(open_desk):
+def test_a_grant_with_a_reference_is_made_once(open_desk: OpenDesk) -> None:
     desk = open_desk()
     for _ in range(2):
         call_command("grant", desk.slug, "1", "--reason", "invoice", "--kind", "paid", "--reference", desk.slug)
@@ -97,24 +100,24 @@ def test_a_grant_with_a_reference_is_made_once(open_desk):
 
 
 @pytest.mark.parametrize("amount", ["ten", "0", "-1", "0.0000000001", "NaN", "1e30"])
-def test_what_is_not_an_amount_grants_nothing(open_desk, amount):
+def test_what_is_not_an_amount_grants_nothing(open_desk: OpenDesk, amount: Any) -> None:
     desk = open_desk()
     with pytest.raises(CommandError):
         call_command("grant", desk.slug, "--reason", "x", "--", amount)
     assert desk.balance == 0
 
 
-def test_nobody_is_granted_nothing():
+def test_nobody_is_granted_nothing() -> None:
     with pytest.raises(CommandError, match="no account"):
         call_command("grant", "no-such-account", "1", "--reason", "x")
 
 
-def test_the_audit_command_is_silent_about_what_is_well(desk, capsys):
+def test_the_audit_command_is_silent_about_what_is_well(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     call_command("billing_audit", "--account", desk.slug)
     assert "Every invariant holds." in capsys.readouterr().out
 
 
-def test_the_audit_command_fails_on_drift(desk, capsys):
+def test_the_audit_command_fails_on_drift(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     desk.sql.execute("UPDATE billing_wallet SET held = 5 WHERE id = %s", [desk.wallet_id])
     with pytest.raises(SystemExit) as ended:
         call_command("billing_audit", "--account", desk.slug, "--json")
@@ -124,6 +127,6 @@ def test_the_audit_command_fails_on_drift(desk, capsys):
     desk.sql.execute("UPDATE billing_wallet SET held = 0 WHERE id = %s", [desk.wallet_id])
 
 
-def test_the_audit_command_knows_no_stranger():
+def test_the_audit_command_knows_no_stranger() -> None:
     with pytest.raises(CommandError, match="no account"):
         call_command("billing_audit", "--account", "no-such-account")

@@ -4,13 +4,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.db import InternalError, connection, transaction
 from django.db.backends.utils import CursorWrapper
 
 from billing import reconciliation
-from tests.billing.desk import FOREVER, NOW, connect
+from tests.billing.desk import FOREVER, NOW, Desk, OpenDesk, connect
 
 USD = 10**9
 
@@ -26,7 +27,7 @@ def undone() -> Iterator[CursorWrapper]:
 
 
 @pytest.fixture
-def busy(open_desk):
+def busy(open_desk: OpenDesk) -> Desk:
     """A desk with something of everything: credits, a debit, charges, a write-off, an overrun, an open hold, windows of both kinds."""
     desk = open_desk(usd=10, budget=100 * USD)
     desk.make_plan(input_tokens=10**9, output_tokens=10**9)
@@ -174,9 +175,9 @@ CORRUPTIONS = {
 
 
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
-def test_the_auditor_finds(busy, corruption):
+def test_the_auditor_finds(busy: Desk, corruption: str) -> None:
     invariant, sentence, statement = CORRUPTIONS[corruption]
-    values = {"wallet": busy.wallet_id, "account": busy.account.pk, "owner": busy.owner, "now": NOW}
+    values: dict[str, Any] = {"wallet": busy.wallet_id, "account": busy.account.pk, "owner": busy.owner, "now": NOW}
     with undone() as cursor:
         cursor.execute(statement.replace("FIRST_CHARGE", FIRST_CHARGE), values)
         assert cursor.rowcount > 0, "nothing was corrupted"
@@ -191,14 +192,14 @@ def _is_of(drift: reconciliation.Drift, check: reconciliation.Check) -> bool:
     return drift.invariant == check.invariant and drift.sentence == check.sentence.format(subject=drift.subject)
 
 
-def test_every_check_has_a_corruption_that_it_finds():
+def test_every_check_has_a_corruption_that_it_finds() -> None:
     for check in reconciliation.CHECKS:
         assert any(invariant == check.invariant and sentence in check.sentence for invariant, sentence, _ in CORRUPTIONS.values()), (
             check.sentence
         )
 
 
-def test_the_audit_of_everything_names_the_account_that_drifts(busy):
+def test_the_audit_of_everything_names_the_account_that_drifts(busy: Desk) -> None:
     with undone() as cursor:
         cursor.execute("UPDATE billing_wallet SET held = held + 5 WHERE id = %s", [busy.wallet_id])
         drifts = [drift for drift in reconciliation.audit(now=NOW) if drift.account == busy.slug]
@@ -207,12 +208,12 @@ def test_the_audit_of_everything_names_the_account_that_drifts(busy):
     assert busy.slug in str(drift)
 
 
-def test_a_hold_younger_than_the_grace_is_left_to_the_sweeper(busy):
+def test_a_hold_younger_than_the_grace_is_left_to_the_sweeper(busy: Desk) -> None:
     busy.sql.execute("UPDATE billing_hold SET expires_at = %s WHERE wallet_id = %s", [NOW - timedelta(minutes=4), busy.wallet_id])
     assert busy.audit() == []
 
 
-def test_the_audit_cannot_write(busy, monkeypatch):
+def test_the_audit_cannot_write(busy: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     deed = reconciliation.Check("I1", "{subject}", "UPDATE billing_wallet SET held = 0 RETURNING 1, 1, '', 0, 0 --")
     with monkeypatch.context() as patch:
         patch.setattr(reconciliation, "CHECKS", (deed,))
@@ -220,7 +221,7 @@ def test_the_audit_cannot_write(busy, monkeypatch):
             reconciliation.audit(now=NOW)
 
 
-def test_the_audit_is_clean_beside_live_traffic(open_desk):
+def test_the_audit_is_clean_beside_live_traffic(open_desk: OpenDesk) -> None:
     desk = open_desk(usd=10, budget=10 * USD)
     desk.spend(1)
     over = threading.Event()

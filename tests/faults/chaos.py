@@ -15,10 +15,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,14 +32,15 @@ from gateway_site.embedded.postgres import Postgres
 from gateway_site.embedded.valkey import Valkey
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-VICTIMS = ("web worker", "web worker", "web", "celery", "postgres", "valkey")
+VICTIMS = (*("web worker", "web", "celery", "postgres", "valkey") * 3, "postgres, then web")
+OUTAGE_SECONDS = 3.0  # longer than settlement's patience: what is finished meanwhile goes to the spool
 CLIENTS = 16
 CALM_SECONDS = 60
 # What the fake provider is asked to be: quick answers, streams that are often cut by a kill, and one that never says what it used.
 UPSTREAM_MODELS = (
-    "chat:prompt_tokens=50;completion_tokens=40;text=20",
-    "chat:prompt_tokens=200;completion_tokens=300;text=40;gap_ms=10",
-    "chat:prompt_tokens=30;completion_tokens=60;text=30;delay_ms=30",
+    "chat:text=40",
+    "chat:text=120;gap_ms=10",
+    "chat:text=60;delay_ms=30",
     "fault:no-usage",
     "fault:drop-midstream",
 )
@@ -51,7 +53,11 @@ BUGS: dict[str, tuple[str, str, str]] = {
         "            sum_charged := sum_charged + r.cost; outcome := 'duplicate'; RETURN NEXT; CONTINUE;\n"
         "        END IF;\n        IF r.hold_amount IS NOT NULL THEN",
     ),
-    "admits without looking at what is free": ("place", "IF granted > 0 AND granted > free THEN", "IF granted > 0 AND granted > free + 900000000000 THEN"),
+    "admits without looking at what is free": (
+        "place",
+        "IF granted > 0 AND granted > free THEN",
+        "IF granted > 0 AND granted > free + 900000000000 THEN",
+    ),
     "keeps what a settled request held": ("settle", "            sum_released := sum_released + r.hold_amount;\n", ""),
     "sweeps holds without settling them": (
         "sweep",
@@ -100,14 +106,14 @@ class Chaos:
         self.secrets: list[str] = []
         self.models: list[str] = []
 
-    def run(self, rounds: int) -> Verdict:
-        """Everything, in order."""
+    def run(self, victims: Sequence[str]) -> Verdict:
+        """Everything, in order: a round for each of `victims`."""
         with self._servers():
             self._prepare()
             try:
                 self._start_web()
                 self._start_celery()
-                asyncio.run(self._rounds(rounds))
+                self._rounds(victims)
                 self._calm_down()
                 return self._judge()
             finally:
@@ -161,24 +167,36 @@ class Chaos:
         self.secrets = lines[0].split()
         self.models = lines[1].split()
 
-    async def _rounds(self, rounds: int) -> None:
-        stop = asyncio.Event()
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=25)) as session:
-            clients = [asyncio.create_task(self._client(session, random.Random(self.dice.random()), stop)) for _ in range(CLIENTS)]
-            for _ in range(rounds):
-                await asyncio.sleep(self.dice.uniform(0.1, 0.5))
-                await asyncio.to_thread(self._kill, self.dice.choice(VICTIMS))
-                await asyncio.to_thread(self._redeliver)
-            await asyncio.sleep(0.3)
+    def _rounds(self, victims: Sequence[str]) -> None:
+        """Load from a thread of its own; kills from this one, because a server dies with the thread that started it."""
+        stop = threading.Event()
+        load = threading.Thread(target=lambda: asyncio.run(self._load(stop)))
+        load.start()
+        try:
+            for victim in victims:
+                time.sleep(self.dice.uniform(0.1, 0.5))
+                self._kill(victim)
+                self._redeliver()
+            time.sleep(0.3)
+        finally:
             stop.set()
-            await asyncio.gather(*clients)
+            load.join()
 
-    async def _client(self, session: aiohttp.ClientSession, dice: random.Random, stop: asyncio.Event) -> None:
+    async def _load(self, stop: threading.Event) -> None:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=25)) as session:
+            await asyncio.gather(*(self._client(session, random.Random(number), stop) for number in range(CLIENTS)))
+
+    async def _client(self, session: aiohttp.ClientSession, dice: random.Random, stop: threading.Event) -> None:
         """Ask for completions until told to stop; sometimes hang up in the middle of an answer."""
         while not stop.is_set():
             stream = dice.random() < 0.5
             hang_up = stream and dice.random() < 0.15
-            body = {"model": dice.choice(self.models), "stream": stream, "max_tokens": 400, "messages": [{"role": "user", "content": "go on"}]}
+            body = {
+                "model": dice.choice(self.models),
+                "stream": stream,
+                "max_tokens": 400,
+                "messages": [{"role": "user", "content": "go on"}],
+            }
             try:
                 async with session.post(
                     f"http://127.0.0.1:{self.port}/v1/chat/completions",
@@ -214,6 +232,12 @@ class Chaos:
         elif victim == "postgres":
             self.postgres.kill()
             self.postgres.start()
+        elif victim == "postgres, then web" and self.web is not None:
+            self.postgres.kill()
+            time.sleep(OUTAGE_SECONDS)
+            _kill_group(self.web)
+            self.postgres.start()
+            self._start_web()
         elif victim == "valkey":
             self.valkey.kill()
             self.valkey.start()
@@ -244,7 +268,12 @@ class Chaos:
         try:
             self._wait_until(nothing_held, "every hold is settled or swept", seconds=CALM_SECONDS)
         except TimeoutError as error:
-            self.stuck: str | None = str(error)
+            with self._sql() as database:
+                holds = database.execute(
+                    "SELECT h.request_id, h.started_at, h.expires_at, o.lease_until, now() FROM billing_hold h"
+                    " LEFT JOIN billing_holdowner o ON o.boot_id = h.owner_id LIMIT 3"
+                ).fetchall()
+            self.stuck: str | None = f"{error}; such as {holds}, and in the spool {list((self.folder / 'spool').glob('*'))}"
         else:
             self.stuck = None
 
@@ -271,8 +300,10 @@ class Chaos:
                 verdict.problems.append("a wallet is below zero")
             if written_off := one("SELECT COALESCE(SUM(amount), 0) FROM billing_transfer WHERE kind = 'writeoff'"):
                 verdict.problems.append(f"{written_off} nano-USD were written off, although no answer cost more than its hold")
-            if one("SELECT COUNT(*) FROM billing_usagerecord WHERE cost > 0 AND cost > hold_amount AND rule <> 'overrun'"):
-                verdict.problems.append("a charge exceeds its hold")
+            if above := one(
+                "SELECT to_jsonb(u) FROM billing_usagerecord u WHERE list_cost > hold_amount AND rule NOT IN ('overrun', 'no_output') LIMIT 1"
+            ):
+                verdict.problems.append(f"a request cost more than its hold: {above}")
             verdict.figures = {
                 "kills": dict(self.kills),
                 "clients saw": dict(self.tally.statuses),
@@ -297,7 +328,9 @@ class Chaos:
 
     def _spawn(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("ab") as log:
-            return subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=self.environ, stdout=log, stderr=log, start_new_session=True)
+            return subprocess.Popen(
+                [sys.executable, *arguments], cwd=ROOT, env=self.environ, stdout=log, stderr=log, start_new_session=True
+            )
 
     def _stop(self) -> None:
         for process in (self.web, self.celery):
@@ -327,7 +360,9 @@ class Chaos:
             time.sleep(0.05)
 
     def _manage(self, *arguments: str) -> str:
-        done = subprocess.run([sys.executable, "manage.py", *arguments], cwd=ROOT, env=self.environ, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "manage.py", *arguments], cwd=ROOT, env=self.environ, capture_output=True, text=True, check=False
+        )
         if done.returncode != 0:
             raise RuntimeError(done.stderr[-3000:])
         return done.stdout
@@ -373,7 +408,11 @@ def main() -> int:
     os.environ.setdefault("ENCRYPTION_KEYS", f"1:{uuid.uuid4().hex}{uuid.uuid4().hex}")
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tollgate-chaos-") as folder:
-        verdict = Chaos(Path(folder), seed=options.seed, bug=options.bug).run(options.rounds)
+        victims = random.Random(options.seed).choices(VICTIMS, k=options.rounds)
+        verdict = Chaos(Path(folder), seed=options.seed, bug=options.bug).run(victims)
+        if verdict.problems:
+            for log in sorted(Path(folder).glob("*.log")):
+                print(f"--- the end of {log.name}\n{log.read_text(errors='replace')[-2000:]}")
     print(f"{options.rounds} rounds in {time.monotonic() - began:.0f} s, seed {options.seed}")
     for name, value in verdict.figures.items():
         print(f"  {name}: {value}")

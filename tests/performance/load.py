@@ -183,8 +183,7 @@ class Client(asyncio.Protocol):
         crowd = self._crowd
         gap = now - self._last
         self._last = now
-        if gap > crowd.result.longest_gap:
-            crowd.result.longest_gap = gap
+        crowd.result.longest_gap = max(crowd.result.longest_gap, gap)
         if gap > STALL_SECONDS and not self._stalled:
             self._stalled = True
             crowd.result.stalled += 1

@@ -29,13 +29,20 @@ _USAGE = {
     "completion_tokens": CHUNKS - 2,
     "total_tokens": 212 + CHUNKS - 2,
     "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
-    "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0, "accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0},
+    "completion_tokens_details": {
+        "reasoning_tokens": 0,
+        "audio_tokens": 0,
+        "accepted_prediction_tokens": 0,
+        "rejected_prediction_tokens": 0,
+    },
 }
-_STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n\r\n"
+_STREAM_HEAD = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
 
 
 def _whole() -> bytes:
-    message = {"role": "assistant", "content": "", "refusal": None, "annotations": []}
+    message: dict[str, object] = {"role": "assistant", "content": "", "refusal": None, "annotations": []}
     answer = {
         **_COMMON,
         "object": "chat.completion",
@@ -86,12 +93,16 @@ class Pacer:
         self._loop = loop
         self._phases: list[dict[Connection, int]] = [{} for _ in range(PHASES)]
         self._next = 0
-        self._due = loop.time()
-        self._tick()
+        self._due = 0.0
+        self._ticking = False
 
     def add(self, connection: "Connection", chunks: int) -> None:
         """Send `chunks` events, the first as soon as its phase comes round."""
         min(self._phases, key=len)[connection] = chunks
+        if not self._ticking:
+            self._ticking = True
+            self._due = self._loop.time()
+            self._tick()
 
     def drop(self, connection: "Connection") -> None:
         """Forget a stream whose reader has gone."""
@@ -104,7 +115,9 @@ class Pacer:
             self._turn(self._phases[self._next])
             self._next = (self._next + 1) % PHASES
             self._due += 1 / (PACED_PER_SECOND * PHASES)
-        self._loop.call_at(self._due, self._tick)
+        self._ticking = any(self._phases)
+        if self._ticking:
+            self._loop.call_at(self._due, self._tick)
 
     def _turn(self, phase: "dict[Connection, int]") -> None:
         for connection, left in list(phase.items()):

@@ -1,0 +1,106 @@
+"""Receipts: what a finished request was charged and why, in lines from which anyone can recompute it.
+
+total = (sum of quantity x rate / 1,000,000) x (1 + markup), rounded up once to a billionth of a dollar. That plus the adjustment is the
+list cost; the list cost less what was written off and less what was not charged by rule is what was charged.
+"""
+
+import uuid
+from dataclasses import dataclass
+
+from accounts.models import Account
+from billing.models import UsageRecord
+from catalog import pricing
+from catalog.usage import BUCKETS, TokenUsage
+
+
+class RequestNotFound(Exception):
+    """No finished request of this id belongs to the account."""
+
+
+RULES = {
+    "metered": "The provider said what the request used; that is charged.",
+    "estimated": "The answer is complete but the provider did not say what it used; our own count is charged, never more than was held.",
+    "delivered": "The answer was cut short; the input and what was delivered are charged by our own count, never more than was held.",
+    "no_output": "Nothing was delivered; nothing is charged.",
+    "test_key": "A test key is never charged; the list cost is what a live key would have paid.",
+    "overrun": "The request outlived its hold; what it really used is charged, as far as the wallet could pay.",
+    "swept_partial": "The process that served the request died; what it had noted as delivered is charged, never more than was held.",
+    "swept_void": "The process that served the request died before it delivered anything; nothing is charged.",
+}
+FREE_RULES = frozenset({"no_output", "swept_void"})  # nothing is owed, whatever tokens the provider counted
+_BOUNDED_RULES = frozenset({"estimated", "delivered", "swept_partial"})  # never more than was held
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """How the charge of one request comes about. Amounts in nano-USD, save for `subtotal` (10^-15 USD) and `total` (10^-21 USD).
+
+    Without a price version nothing can be itemised: `price` is None and there are no lines.
+    """
+
+    price: pricing.Price | None
+    lines: list[pricing.Line]
+    is_long_prompt: bool
+    subtotal: int
+    total: int
+    adjustment: int
+    list_cost: int
+    written_off: int
+    not_charged: int
+    charged: int
+
+
+def find(text: str, *, account: Account) -> UsageRecord:
+    """The record of the account's finished request with this id, with its key and price.
+
+    Raises: RequestNotFound for anything else: an unknown or malformed id, another account's, or a request that is still under way.
+    """
+    try:
+        request_id = uuid.UUID(text)
+    except ValueError:
+        raise RequestNotFound from None
+    record = UsageRecord.objects.filter(pk=request_id, account=account).select_related("key", "price").first()
+    if record is None:
+        raise RequestNotFound
+    return record
+
+
+def usage_of(record: UsageRecord) -> TokenUsage:
+    """What the request used, in the buckets that prices are for."""
+    return TokenUsage(**{bucket: getattr(record, bucket) for bucket in BUCKETS})
+
+
+def explain(record: UsageRecord) -> Receipt:
+    """Work out how the charge of `record` comes about."""
+    price = record.price.frozen() if record.price is not None else None
+    usage = usage_of(record)
+    lines = pricing.itemise(price, usage) if price is not None and record.rule not in FREE_RULES else []
+    subtotal = sum(line.amount for line in lines)
+    total = subtotal * (pricing.PER_UNITS + price.markup_ppm) if price is not None else 0
+    computed = -(-total // (pricing.PER_UNITS * pricing.PER_UNITS))
+    spared = record.list_cost - record.cost
+    owed = (
+        0 if record.rule == "test_key" else min(record.list_cost, record.hold_amount) if record.rule in _BOUNDED_RULES else record.list_cost
+    )
+    written_off = min(spared, max(0, owed - record.cost))
+    return Receipt(
+        price=price,
+        lines=lines,
+        is_long_prompt=price is not None and pricing.rates_for(price, usage.total_input_tokens) is not price.rates,
+        subtotal=subtotal,
+        total=total,
+        adjustment=record.list_cost - computed,
+        list_cost=record.list_cost,
+        written_off=written_off,
+        not_charged=spared - written_off,
+        charged=record.cost,
+    )
+
+
+def cache_discount(receipt: Receipt) -> int:
+    """What the provider's cache saved against the plain input price, markup included; negative when writing to it cost more. 10^-21 USD."""
+    if receipt.price is None:
+        return 0
+    plain = (receipt.price.long_rates if receipt.is_long_prompt and receipt.price.long_rates else receipt.price.rates).input
+    saved = sum(line.quantity * (plain - line.rate) for line in receipt.lines if line.bucket.startswith("cache"))
+    return saved * (pricing.PER_UNITS + receipt.price.markup_ppm)

@@ -1,0 +1,92 @@
+"""Every address the site serves, and who may call it. The tests walk the URL table and fail for a route that is not declared here.
+
+A policy is what the generated tests of `test_every_tenant_route_has_a_stranger_test` hold a route to:
+`public` nothing is asked; `key` an API key, and it shows only what belongs to the key's account; `session` a signed-in person;
+`staff` a signed-in person of the operator's.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Policy = Literal["public", "key", "session", "staff"]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One way to call a route. `{request_id}`, `{key_id}` and `{model}` in path, query or body stand for the owner's.
+
+    `owner_sees` names the markers (of `OWNER_MARKERS`) that the owner's answer has in it: without any, a stranger's answer that has none of
+    them would prove nothing. `plane` says who serves it: Django, or the data plane in front of it.
+    """
+
+    path: str
+    method: str = "GET"
+    query: Mapping[str, str] = field(default_factory=dict)
+    body: Any = None
+    owner_sees: tuple[str, ...] = ()
+    plane: Literal["control", "data"] = "control"
+
+
+@dataclass(frozen=True)
+class Route:
+    """A route's policy, and for those that need a key how to call it."""
+
+    policy: Policy
+    calls: tuple[Call, ...] = ()
+
+
+OWNER_MARKERS = ("account", "key_name", "key_start", "user", "model", "request_id", "cost")
+
+# Whole namespaces: every route in them, however many.
+NAMESPACES: dict[str, Policy] = {"admin": "staff"}
+SIGN_IN_PAGES = {"admin:login"}
+
+ROUTES: dict[str, Route] = {
+    "": Route("public"),
+    "healthz": Route("public"),
+    "readyz": Route("public"),
+    "metrics": Route("public"),
+}
+
+_CHAT = {"model": "{model}", "messages": [{"role": "user", "content": "Hello!"}]}
+for _address in ("v1/chat/completions",):
+    ROUTES[_address] = Route(
+        "key",
+        (
+            Call(f"/{_address}", "POST", body=_CHAT, plane="data"),
+            Call(f"/{_address}", "POST", body={**_CHAT, "stream": True}, plane="data"),
+        ),
+    )
+
+for _prefix in ("v1", "api/v1"):
+    ROUTES |= {
+        f"{_prefix}/models": Route("key", (Call(f"/{_prefix}/models"),)),
+        f"{_prefix}/models/<path:name>": Route("key", (Call(f"/{_prefix}/models/{{model}}"),)),
+        f"{_prefix}/usage": Route(
+            "key",
+            (
+                Call(f"/{_prefix}/usage", owner_sees=("model", "cost")),
+                Call(f"/{_prefix}/usage", query={"group_by": "day"}, owner_sees=("cost",)),
+                Call(f"/{_prefix}/usage", query={"group_by": "hour"}, owner_sees=("cost",)),
+                Call(f"/{_prefix}/usage", query={"group_by": "key"}, owner_sees=("key_name", "key_start")),
+                Call(f"/{_prefix}/usage", query={"group_by": "user"}, owner_sees=("user",)),
+                Call(f"/{_prefix}/usage", query={"key": "{key_id}"}, owner_sees=("model", "cost")),
+                Call(f"/{_prefix}/usage", query={"format": "csv"}, owner_sees=("model", "cost")),
+                Call(f"/{_prefix}/usage", query={"format": "csv", "group_by": "key"}, owner_sees=("key_name",)),
+                Call(f"/{_prefix}/usage", query={"format": "csv", "group_by": "user"}, owner_sees=("user",)),
+            ),
+        ),
+        f"{_prefix}/credits": Route("key", (Call(f"/{_prefix}/credits", owner_sees=("cost",)),)),
+        f"{_prefix}/key": Route("key", (Call(f"/{_prefix}/key", owner_sees=("account", "key_name", "key_start")),)),
+        f"{_prefix}/generation": Route(
+            "key",
+            (
+                Call(
+                    f"/{_prefix}/generation",
+                    query={"id": "{request_id}"},
+                    owner_sees=("request_id", "model", "user", "cost", "key_name", "key_start"),
+                ),
+            ),
+        ),
+    }

@@ -1,0 +1,204 @@
+"""Every route has a policy and keeps to it: who sends no usable key gets nothing, and a stranger's key shows nothing of the owner's.
+
+The tests are generated from the URL table and `tests.routes`; a route that is in only one of them fails.
+"""
+
+import json
+import re
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+from django.test import Client
+from django.urls import URLResolver, get_resolver
+from django.utils import timezone
+
+from accounts.models import User
+from catalog.money import usd
+from keys import issuing
+from tests.billing.desk import Desk
+from tests.billing.tenants import Shelf, Tenant, open_shelf
+from tests.routes import NAMESPACES, OWNER_MARKERS, ROUTES, SIGN_IN_PAGES, Call
+
+pytestmark = pytest.mark.filterwarnings("ignore:No directory at")  # only a deployment has collected its static files
+
+COST = 1_234_567_891  # nano-USD that nobody else pays by chance
+CALLS = [
+    pytest.param(call, id=f"{call.method} {call.path}{''.join(f' {name}={value}' for name, value in call.query.items())}"
+                 f"{' streamed' if isinstance(call.body, dict) and call.body.get('stream') else ''}")
+    for route in ROUTES.values() if route.policy == "key" for call in route.calls
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Served:
+    """A route as the URL table has it."""
+
+    pattern: str
+    namespace: str
+    name: str
+
+
+def walk(resolver: URLResolver, prefix: str = "", namespace: str = "") -> Iterator[Served]:
+    for entry in resolver.url_patterns:
+        pattern = prefix + str(entry.pattern)
+        if isinstance(entry, URLResolver):
+            yield from walk(entry, pattern, namespace or entry.namespace or "")
+        else:
+            yield Served(pattern, namespace, entry.name or "")
+
+
+SERVED = list(walk(get_resolver()))
+
+
+def filled(value: Any, facts: dict[str, str]) -> Any:
+    """`value` with the owner's facts in place of `{request_id}` and the like."""
+    if isinstance(value, str):
+        return re.sub(r"\{(\w+)\}", lambda match: facts[match[1]], value)
+    if isinstance(value, dict):
+        return {name: filled(each, facts) for name, each in value.items()}
+    return [filled(each, facts) for each in value] if isinstance(value, list) else value
+
+
+@dataclass
+class Cast:
+    """Alice, who owns what the routes show, and Charlie, a stranger with an account and a key of his own."""
+
+    alice: Tenant
+    charlie: Tenant
+    facts: dict[str, str]
+    markers: dict[str, str]
+    origin: str
+    revoked: str = field(init=False)
+    disabled: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        revoked, self.revoked = self.alice.issue(name="revoked")
+        disabled, self.disabled = self.alice.issue(name="disabled")
+        issuing.revoke(key=revoked, now=timezone.now())
+        issuing.disable(key=disabled)
+
+    def call(self, call: Call, headers: dict[str, str]) -> tuple[int, str]:
+        """Make a call; returns its status and its body."""
+        path, query, body = (filled(value, self.facts) for value in (call.path, dict(call.query), call.body))
+        if call.plane == "data":
+            answer = httpx.request(call.method, f"{self.origin}{path}", params=query, json=body, headers=headers, timeout=30)
+            return answer.status_code, answer.text
+        content: dict[str, Any] = {} if body is None else {"data": json.dumps(body), "content_type": "application/json"}
+        served = Client(raise_request_exception=False).generic(call.method, path, query_params=query, headers=headers, **content)
+        raw = b"".join(served.streaming_content) if served.streaming else served.content  # type: ignore[attr-defined]
+        return served.status_code, raw.decode()
+
+
+def sign(secret: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {secret}"}
+
+
+@pytest.fixture(scope="module")
+def shelf() -> Iterator[Shelf]:
+    yield from open_shelf()
+
+
+@pytest.fixture(scope="module")
+def cast(shelf: Shelf, gateway: Any) -> Iterator[Cast]:
+    mark = uuid.uuid4().hex[:12]
+    desks = [Desk(usd=10), Desk(usd=10)]
+    alice, charlie = Tenant(desks[0], name=f"key-name-{mark}"), Tenant(desks[1], name="a stranger's key")
+    request_id = alice.spend(COST, model=f"model-{mark}", user_tag=f"user-{mark}")
+    model = shelf.model("echo", rates={"input": 0, "output": 0})  # what the owner asks here must not change what she was charged
+    model.routes.update(upstream_model="echo")
+    gateway.sees_catalog()
+    yield Cast(
+        alice,
+        charlie,
+        facts={"request_id": request_id, "key_id": str(alice.key.pk), "model": model.slug},
+        markers={
+            "account": alice.account.slug,
+            "key_name": alice.key.name,
+            "key_start": alice.key.start,
+            "user": f"user-{mark}",
+            "model": f"model-{mark}",
+            "request_id": request_id,
+            "cost": usd(COST),
+        },
+        origin=gateway.origin,
+    )
+    for desk in desks:
+        desk.close()
+
+
+# -- The table -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_every_route_is_declared_with_its_policy() -> None:
+    undeclared = [served.pattern for served in SERVED if served.namespace not in NAMESPACES and served.pattern not in ROUTES]
+    assert undeclared == [], "declare these in tests/routes.py"
+
+
+def test_every_declared_route_is_served() -> None:
+    assert set(ROUTES) <= {served.pattern for served in SERVED}
+    assert set(NAMESPACES) <= {served.namespace for served in SERVED}
+
+
+def test_every_route_with_a_key_has_a_call_and_names_only_known_markers() -> None:
+    for pattern, route in ROUTES.items():
+        assert (route.policy == "key") == bool(route.calls), pattern
+        assert all(set(call.owner_sees) <= set(OWNER_MARKERS) for call in route.calls), pattern
+
+
+def test_the_markers_are_those_of_the_cast(cast: Cast) -> None:
+    assert tuple(cast.markers) == OWNER_MARKERS
+
+
+# -- Routes with a key -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_without_a_usable_key_nothing_is_answered(cast: Cast, call: Call) -> None:
+    for headers in ({}, sign("sk-gw-not-a-key"), {"X-API-Key": f"{cast.alice.secret}x"}, sign(cast.revoked), {"Cookie": "sessionid=x"}):
+        status, body = cast.call(call, headers)
+        assert (status, json.loads(body)["error"]["code"]) == (401, "invalid_api_key"), headers
+    status, body = cast.call(call, sign(cast.disabled))
+    assert (status, json.loads(body)["error"]["code"]) == (403, "key_disabled")
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_stranger_sees_nothing_of_the_owners(cast: Cast, call: Call) -> None:
+    status, body = cast.call(call, sign(cast.alice.secret))
+    assert status == 200, body
+    assert [name for name in call.owner_sees if cast.markers[name] not in body] == []
+    status, body = cast.call(call, sign(cast.charlie.secret))
+    assert status in (200, 400, 403, 404), body
+    assert [name for name, marker in cast.markers.items() if marker in body] == []
+
+
+# -- Routes with a person ------------------------------------------------------------------------------------------------------------------
+
+
+def guarded() -> list[tuple[str, str]]:
+    """The addresses that ask for a person, with their policy; what is variable in them is filled in."""
+    found: list[tuple[str, str]] = []
+    for served in SERVED:
+        policy = NAMESPACES.get(served.namespace) or ROUTES[served.pattern].policy
+        if policy in ("staff", "session") and f"{served.namespace}:{served.name}" not in SIGN_IN_PAGES:
+            address = re.sub(r"<[^>]*>", "1", re.sub(r"\(\?P<url>\.\*\)\$", "anything", served.pattern))
+            address = re.sub(r"\^?\(\?P1([a-z]+)[^)]*\)(/\$)?", r"\1/", address)
+            found.append((f"/{address}", policy))
+    return found
+
+
+def test_who_is_not_signed_in_gets_no_page_of_a_person() -> None:
+    client = Client(raise_request_exception=False)
+    answers = {address: client.get(address).status_code for address, _ in guarded()}
+    assert {address: status for address, status in answers.items() if status not in (301, 302, 401, 403, 404, 405)} == {}
+
+
+def test_who_is_signed_in_but_no_staff_gets_no_page_of_the_staff() -> None:
+    user = User.objects.create_user(f"{uuid.uuid4().hex}@example.com")
+    client = Client(raise_request_exception=False)
+    client.force_login(user)
+    answers = {address: client.get(address).status_code for address, policy in guarded() if policy == "staff"}
+    assert {address: status for address, status in answers.items() if status not in (301, 302, 401, 403, 404, 405)} == {}
