@@ -172,7 +172,7 @@ class AccountAdmin(BaseAccountAdmin):
         """A new account also says who owns it and on which plan it begins."""
         return super().get_form(request, obj, change, **({"form": NewAccountForm} | kwargs if obj is None else kwargs))
 
-    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:  # noqa: ARG002 - the signature is Django's
         """What a new account needs; what an account has."""
         if obj is None:
             return ((None, {"fields": ("slug", "name", "timezone", "billing_email", "owner_email", "plan")}),)

@@ -28,7 +28,6 @@ RULES = {
     "swept_void": "The process that served the request died before it delivered anything; nothing is charged.",
 }
 FREE_RULES = frozenset({"no_output", "swept_void"})  # nothing is owed, whatever tokens the provider counted
-_BOUNDED_RULES = frozenset({"estimated", "delivered", "swept_partial"})  # never more than was held
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +78,6 @@ def explain(record: UsageRecord) -> Receipt:
     total = subtotal * (pricing.PER_UNITS + price.markup_ppm) if price is not None else 0
     computed = -(-total // (pricing.PER_UNITS * pricing.PER_UNITS))
     spared = record.list_cost - record.cost
-    owed = (
-        0 if record.rule == "test_key" else min(record.list_cost, record.hold_amount) if record.rule in _BOUNDED_RULES else record.list_cost
-    )
-    written_off = min(spared, max(0, owed - record.cost))
     return Receipt(
         price=price,
         lines=lines,
@@ -91,8 +86,8 @@ def explain(record: UsageRecord) -> Receipt:
         total=total,
         adjustment=record.list_cost - computed,
         list_cost=record.list_cost,
-        written_off=written_off,
-        not_charged=spared - written_off,
+        written_off=record.written_off,
+        not_charged=spared - record.written_off,
         charged=record.cost,
     )
 

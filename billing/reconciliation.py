@@ -114,15 +114,16 @@ CHECKS = (
     ),
     Check(
         "I2",
-        "more was written off for {subject} than they cost above what they were charged",
+        "what {subject} say was written off differs from the write-offs in the ledger",
         """
         WITH lost AS (SELECT t.wallet_id, SUM(t.amount) AS amount FROM billing_transfer t
                 WHERE t.kind = 'writeoff' AND TRANSFER_SCOPE GROUP BY 1),
-            spared AS (SELECT u.wallet_id, SUM(GREATEST(u.list_cost - u.cost, 0)) AS amount FROM billing_usagerecord u
-                WHERE u.list_cost > u.cost AND USAGE_SCOPE GROUP BY 1)
-        SELECT w.account_id, lost.wallet_id, 'the requests', COALESCE(spared.amount, 0), lost.amount
-        FROM lost LEFT JOIN spared ON spared.wallet_id = lost.wallet_id LEFT JOIN billing_wallet w ON w.id = lost.wallet_id
-        WHERE lost.amount > COALESCE(spared.amount, 0)
+            said AS (SELECT u.wallet_id, SUM(u.written_off) AS amount FROM billing_usagerecord u
+                WHERE u.written_off > 0 AND USAGE_SCOPE GROUP BY 1)
+        SELECT w.account_id, COALESCE(lost.wallet_id, said.wallet_id), 'the requests', COALESCE(said.amount, 0), COALESCE(lost.amount, 0)
+        FROM lost FULL JOIN said ON said.wallet_id = lost.wallet_id
+        LEFT JOIN billing_wallet w ON w.id = COALESCE(lost.wallet_id, said.wallet_id)
+        WHERE lost.amount IS DISTINCT FROM said.amount
         """,
     ),
     Check(

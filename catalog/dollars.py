@@ -14,7 +14,6 @@ from django.utils.safestring import SafeString
 
 from catalog import money
 
-
 _PLAIN = re.compile(r"-?[0-9]{1,12}(\.[0-9]{1,18})?")
 
 

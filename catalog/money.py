@@ -3,10 +3,12 @@
 Prices are integer nano-USD per 1,000,000 units (tokens, images, requests), so DeepSeek's $0.0028 per million is 2,800,000 exactly.
 """
 
-from decimal import ROUND_FLOOR, Decimal, InvalidOperation
+from decimal import ROUND_FLOOR, Context, Decimal, Inexact, InvalidOperation, Overflow
 
 NANO_PER_USD = 1_000_000_000
 LARGEST = 2**63 - 1  # what a BIGINT holds; nine thousand million dollars
+
+_EXACT = Context(prec=40, traps=[Inexact, InvalidOperation, Overflow])  # what does not fit is refused, not rounded
 
 
 class NotAnAmount(ValueError):
@@ -19,8 +21,8 @@ def nano_from_usd(text: str | Decimal) -> int:
     Raises: NotAnAmount for anything else: signs of infinity, more than nine decimals, more than a BIGINT holds.
     """
     try:
-        nano = Decimal(text) * NANO_PER_USD
-    except (InvalidOperation, TypeError, ValueError) as error:
+        nano = _EXACT.multiply(Decimal(text), Decimal(NANO_PER_USD))
+    except (ArithmeticError, TypeError, ValueError) as error:
         raise NotAnAmount(f"{text!r} is not an amount in dollars") from error
     if not nano.is_finite() or nano != nano.to_integral_value():
         raise NotAnAmount(f"{text!r} has more than nine decimals or is not finite")

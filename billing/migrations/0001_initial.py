@@ -103,6 +103,7 @@ class Migration(migrations.Migration):
                 ('cost', models.BigIntegerField()),
                 ('list_cost', models.BigIntegerField()),
                 ('overrun_cost', models.BigIntegerField(default=0)),
+                ('written_off', models.BigIntegerField(default=0)),
                 ('upstream_cost', models.BigIntegerField()),
                 ('reported_cost', models.BigIntegerField(null=True)),
                 ('hold_amount', models.BigIntegerField()),
@@ -232,7 +233,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name='usagerecord',
-            constraint=models.CheckConstraint(condition=models.Q(('cost__gte', 0), ('list_cost__gte', 0), ('overrun_cost__gte', 0)), name='usage_cost_not_negative'),
+            constraint=models.CheckConstraint(condition=models.Q(('cost__gte', 0), ('list_cost__gte', 0), ('overrun_cost__gte', 0), ('written_off__gte', 0)), name='usage_cost_not_negative'),
         ),
         migrations.AddIndex(
             model_name='transfer',

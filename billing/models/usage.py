@@ -11,7 +11,8 @@ from keys.models import ApiKey
 class UsageRecord(models.Model):
     """What happened in one request: its receipt. Partitioned by ranges of the UUIDv7 request id, which are months.
 
-    `cost` is what was charged; `list_cost` what the usage costs at the price version; the difference was written off or not charged by rule.
+    `cost` is what was charged; `list_cost` what the usage costs at the price version. Of the difference `written_off` is what the wallet could
+    not pay, the operator's loss; the rest was not charged by rule. `overrun_cost` is the part of `cost` that was booked after a sweep.
     """
 
     class Source(models.TextChoices):
@@ -53,6 +54,7 @@ class UsageRecord(models.Model):
     cost = models.BigIntegerField()
     list_cost = models.BigIntegerField()
     overrun_cost = models.BigIntegerField(default=0)
+    written_off = models.BigIntegerField(default=0)
     upstream_cost = models.BigIntegerField()
     reported_cost = models.BigIntegerField(null=True)
     hold_amount = models.BigIntegerField()
@@ -73,7 +75,9 @@ class UsageRecord(models.Model):
 
     class Meta:
         constraints = [
-            models.CheckConstraint(condition=models.Q(cost__gte=0, list_cost__gte=0, overrun_cost__gte=0), name="usage_cost_not_negative")
+            models.CheckConstraint(
+                condition=models.Q(cost__gte=0, list_cost__gte=0, overrun_cost__gte=0, written_off__gte=0), name="usage_cost_not_negative"
+            )
         ]
         indexes = [
             models.Index(fields=["account", "-started_at"], name="usage_by_account"),

@@ -51,13 +51,14 @@ DECLARE
     booked uuid[] := '{}';      -- usage records written
     overran uuid[] := '{}';     -- records that a sweep had written, brought up to what really happened
     extra bigint;
+    lost bigint;
 BEGIN
     PERFORM 1 FROM billing_wallet w
         WHERE w.account_id IN (SELECT (x ->> 'account')::bigint FROM jsonb_array_elements(records) x) ORDER BY w.id FOR UPDATE;
     FOR r IN
         SELECT x.*, w.id AS wallet, w.balance - w.held AS wallet_free, w.version AS wallet_version, h.amount AS hold_amount,
             u.request_id AS known, u.wallet_id AS known_wallet, u.status AS known_status, u.cost AS known_cost,
-            GREATEST(0, LEAST(u.list_cost, u.hold_amount) - u.cost) AS known_lost  -- what the sweep wrote off (as sweep.sql computes its cost)
+            u.written_off AS known_lost
         FROM ROWS FROM (jsonb_to_recordset(records) AS (id uuid, account bigint, key bigint, release boolean, swept boolean, model text,
                 provider text, upstream_model text, endpoint text, format text, streamed boolean, price bigint, input_tokens bigint,
                 cached_input_tokens bigint, cache_write_tokens bigint, cache_write_1h_tokens bigint, audio_input_tokens bigint,
@@ -110,7 +111,8 @@ BEGIN
                 -- The owner was believed dead and came back with the true figures: book the difference, upwards only. What the sweep wrote
                 -- off stays written off.
                 extra := GREATEST(0, LEAST(r.cost - r.known_cost - r.known_lost, free));
-                written_off := GREATEST(0, r.cost - r.known_cost - r.known_lost - extra);
+                lost := GREATEST(0, r.cost - r.known_cost - r.known_lost - extra);
+                written_off := lost;
                 overran := overran || r.id;
                 UPDATE billing_spendwindow s
                     SET spent = s.spent + extra,
@@ -121,7 +123,7 @@ BEGIN
                     WHERE u.request_id = r.id AND s.window_start <= u.started_at AND s.window_end > u.started_at
                         AND ((s.subject_kind = 'account' AND s.subject_id = u.account_id) OR (s.subject_kind = 'key' AND s.subject_id = u.key_id));
                 UPDATE billing_usagerecord SET status = r.status, rule = 'overrun', usage_source = r.usage_source, cost = cost + extra,
-                        overrun_cost = overrun_cost + extra,
+                        overrun_cost = overrun_cost + extra, written_off = r.known_lost + lost,
                         list_cost = GREATEST(r.list_cost, cost + extra + r.known_lost), upstream_cost = r.upstream_cost,
                         reported_cost = r.reported_cost, finish_reason = r.finish_reason, error_code = r.error_code,
                         status_code = r.status_code, attempts = r.attempts, ended_at = r.ended, input_tokens = r.input_tokens,
@@ -130,8 +132,8 @@ BEGIN
                         output_tokens = r.output_tokens, reasoning_tokens = r.reasoning_tokens,
                         audio_output_tokens = r.audio_output_tokens, images = r.images
                     WHERE request_id = r.id;
-                IF extra > 0 OR written_off > 0 THEN
-                    PERFORM billing_book_overrun(walked, r.id, extra, written_off, moment);
+                IF extra > 0 OR lost > 0 THEN
+                    PERFORM billing_book_overrun(walked, r.id, extra, lost, moment);
                     free := free - extra;
                 END IF;
                 outcome := 'overrun'; charged := extra; RETURN NEXT; CONTINUE;
@@ -140,19 +142,20 @@ BEGIN
         END IF;
 
         charged := GREATEST(0, LEAST(r.cost, free));
-        written_off := GREATEST(0, r.cost - charged);
+        lost := GREATEST(0, r.cost - charged);
+        written_off := lost;
         free := free - charged;
         sum_charged := sum_charged + charged;
-        sum_lost := sum_lost + written_off;
+        sum_lost := sum_lost + lost;
         booked := booked || r.id;
         INSERT INTO billing_usagerecord (request_id, account_id, wallet_id, key_id, model, provider, upstream_model, endpoint, format, streamed,
                 price_id, input_tokens, cached_input_tokens, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, output_tokens,
-                reasoning_tokens, audio_output_tokens, images, cost, list_cost, overrun_cost, upstream_cost, reported_cost, hold_amount,
+                reasoning_tokens, audio_output_tokens, images, cost, list_cost, overrun_cost, written_off, upstream_cost, reported_cost, hold_amount,
                 usage_source, status, rule, finish_reason, error_code, status_code, attempts, flags, user_tag, latency_ms, first_token_ms,
                 transfer_id, started_at, ended_at)
             VALUES (r.id, r.account, r.wallet, r.key, r.model, r.provider, r.upstream_model, r.endpoint, r.format, r.streamed,
                 r.price, r.input_tokens, r.cached_input_tokens, r.cache_write_tokens, r.cache_write_1h_tokens, r.audio_input_tokens,
-                r.output_tokens, r.reasoning_tokens, r.audio_output_tokens, r.images, charged, r.list_cost, 0, r.upstream_cost,
+                r.output_tokens, r.reasoning_tokens, r.audio_output_tokens, r.images, charged, r.list_cost, 0, lost, r.upstream_cost,
                 r.reported_cost, COALESCE(r.hold_amount, 0), r.usage_source, r.status,
                 CASE WHEN r.hold_amount IS NULL THEN 'overrun' ELSE r.rule END, r.finish_reason, r.error_code, r.status_code, r.attempts,
                 r.flags, r.user_tag, r.latency_ms, r.first_token_ms,

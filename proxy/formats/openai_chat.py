@@ -27,7 +27,7 @@ LIMIT_FIELDS = ("max_completion_tokens", "max_tokens")
 
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 _ERROR = re.compile(rb'"error"\s*:\s*[{"]')
-_FINISH = re.compile(rb'"finish_reason"\s*:\s*"([a-z_]+)"')
+_FINISH = re.compile(rb'"finish_reason"\s*:\s*"([^"\\]{1,40})"')
 _DELTA = re.compile(rb'"(?:content|reasoning_content|reasoning|arguments|refusal|name)"\s*:\s*"([^"\\]*+(?:\\.[^"\\]*+)*+)"')
 _DONE = b"data: [DONE]\n\n"
 
@@ -95,7 +95,7 @@ def read_request(body: Body, *, default_model: str | None = None) -> ChatRequest
         limit_field=limit_field,
         input_bound=len(body.raw) + overhead,
         input_estimate=_estimate_input(messages, fields) + overhead,
-        user_tag=user[:100] if isinstance(user, str) else "",
+        user_tag=_printable(user[:100]) if isinstance(user, str) else "",
     )
 
 
@@ -224,7 +224,7 @@ def read_answer(raw: bytes) -> ChatAnswer:
     return ChatAnswer(
         body=Body(raw, fields),
         usage=usage if isinstance(usage, dict) else None,
-        finish_reason=next((reason for choice in choices if isinstance(reason := choice.get("finish_reason"), str)), ""),
+        finish_reason=next((_printable(reason) for choice in choices if isinstance(reason := choice.get("finish_reason"), str)), ""),
         output_bytes=sum(len(text) for choice in choices for text in _DELTA.findall(orjson.dumps(choice.get("message")))),
     )
 
@@ -306,7 +306,7 @@ class ChatTap:
         for text in _DELTA.findall(block):
             self.output_bytes += len(text)
         for reason in _FINISH.findall(block):
-            self.finish_reason = reason.decode()
+            self.finish_reason = _printable(reason.decode(errors="replace"))
 
     def _feed_events(self, block: bytes) -> bytes:
         forward = []
@@ -371,6 +371,11 @@ def _parse_event(data: bytes) -> dict[str, Any] | None:
     except orjson.JSONDecodeError:
         return None
     return fields if isinstance(fields, dict) else None
+
+
+def _printable(text: str) -> str:
+    """Text from strangers without what PostgreSQL (U+0000) and logs (line ends) cannot take."""
+    return "".join(filter(str.isprintable, text))
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

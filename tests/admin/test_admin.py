@@ -162,15 +162,14 @@ def fields_of(html: str) -> dict[str, str]:
     for name, options in re.findall(r'<select name="([^"]*)"[^>]*>(.*?)</select>', body, re.DOTALL):
         chosen = re.search(r'<option value="([^"]*)"[^>]*\bselected', options)
         said[name] = chosen[1] if chosen else (re.findall(r'<option value="([^"]*)"', options) or [""])[0]
-    for name, text in re.findall(r'<textarea name="([^"]*)"[^>]*>\s?(.*?)</textarea>', body, re.DOTALL):
-        said[name] = text
-    return said
+    return said | dict(re.findall(r'<textarea name="([^"]*)"[^>]*>\s?(.*?)</textarea>', body, re.DOTALL))
 
 
 def problems_of(response: Any) -> Any:
     """Why a form was not taken."""
     context = response.context or {}
-    form = context.get("adminform").form if "adminform" in context else context.get("form")
+    shown: Any = context.get("adminform")
+    form = shown.form if shown is not None else context.get("form")
     return form.errors if form is not None else response.content.decode()[-2000:]
 
 
@@ -392,7 +391,7 @@ def traces_of(text: str) -> list[str]:
     with connection.cursor() as cursor:
         cursor.execute("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public' AND table_type = 'BASE TABLE'")
         for (table,) in cursor.fetchall():
-            cursor.execute(f'SELECT EXISTS (SELECT 1 FROM "{table}" t WHERE position(%s IN t::text) > 0)', [text])
+            cursor.execute(f'SELECT EXISTS (SELECT 1 FROM "{table}" t WHERE position(%s IN t::text) > 0)', [text])  # noqa: S608 - names of tables
             if cursor.fetchone() == (True,):
                 found.append(table)
     return found
@@ -497,12 +496,12 @@ def test_a_key_is_disabled_enabled_and_revoked_on_confirmation(boss: Client, cus
 
 def test_changing_a_key_changes_its_limits_and_nothing_else(boss: Client, customer: Customer, heard: Callable[[], set[str]]) -> None:
     key = customer.key
-    before = ApiKey.objects.filter(pk=key.pk).values().get()
+    before: dict[str, Any] = dict(ApiKey.objects.filter(pk=key.pk).values().get())
     form = fields_of(boss.get(address(ApiKey, "change", key.pk)).content.decode())
     forged = {"digest": "x", "start": "sk-gw-evil", "account": "1", "kind": "management", "is_disabled": "on", "revoked_at_0": "2020-01-01"}
     response = boss.post(address(ApiKey, "change", key.pk), {**form, **forged, "rpm": "7", "budget_nano": "1.5", "allowed_models": "a/b"})
     assert response.status_code == 302, problems_of(response)
-    after = ApiKey.objects.filter(pk=key.pk).values().get()
+    after: dict[str, Any] = dict(ApiKey.objects.filter(pk=key.pk).values().get())
     assert {name for name in after if after[name] != before[name]} == {"rpm", "budget_nano", "allowed_models"}
     assert (after["rpm"], after["budget_nano"], after["allowed_models"]) == (7, 1_500_000_000, ["a/b"])
     assert f"key:{key.pk}" in heard()

@@ -32,6 +32,7 @@ def test_a_task_does_nothing_while_another_worker_has_its_lock(desk: Desk) -> No
         other.execute("SELECT pg_advisory_lock(hashtextextended('tollgate:sweep_holds', 0))")
         tasks.sweep_holds()
         assert desk.wallet.held == 1
+        other.execute("SELECT pg_advisory_unlock_all()")  # closing alone would free it a moment later
     tasks.sweep_holds()
     assert desk.wallet.held == 0
 

@@ -191,9 +191,9 @@ def test_two_hundred_clients_who_leave_do_not_leak_the_pool(tmp_path: Path, prov
         with httpx.Client(base_url=narrow.base_url, headers=customer.headers, timeout=10) as sdk:
             answers = [sdk.post("/chat/completions", json=chat(honest)) for _ in range(20)]
         assert [answer.status_code for answer in answers] == [200] * 20
-        latest_record(customer, count=220)
-        assert customer.fresh_wallet().held == 0
-        assert customer.wallet.balance > 0
+        latest_record(customer, count=170)  # those who left before they were admitted have none
+        narrow.wait_until(lambda: customer.fresh_wallet().held == 0)
+        assert 0 < customer.wallet.balance < 50 * 10**9
     finally:
         assert narrow.stop() == 0
 
@@ -394,7 +394,7 @@ def test_another_content_type_is_refused(kind: str, gateway: Gateway, customer: 
 
 KEYS = {
     "none": None,
-    "empty": b"Bearer ",
+    "empty": b"Bearer",
     "no scheme": b"sk-gw-x",
     "basic": b"Basic c2stZ3c6eA==",
     "SQL": b"Bearer sk-gw-' OR 1=1; DROP TABLE keys_apikey; --",
