@@ -514,7 +514,7 @@ class WalletTableAdmin(BigTableAdmin):
     """A big table of wallets' rows: found by its own id, or by the account it belongs to."""
 
     own_id = ""  # the UUID that a search may name
-    account_path = "wallet__account"
+    owner = "wallet"  # or "account": which column says whose the row is
     search_help_text = "An id, or an account's slug."
     search_fields = ("pk",)  # shows the box; `get_search_results` reads it
 
@@ -526,8 +526,8 @@ class WalletTableAdmin(BigTableAdmin):
         found = _uuid(term)
         if found is not None and self.own_id:
             return queryset.filter(**{self.own_id: found}), False
-        account = Account.objects.filter(slug=term.lower()).first()
-        return (queryset.filter(**{self.account_path: account}) if account else queryset.none()), False
+        owner = Account.objects.filter(slug=term.lower()).values_list("wallet" if self.owner == "wallet" else "pk", flat=True).first()
+        return (queryset.none() if owner is None else queryset.filter(**{self.owner: owner})), False
 
 
 @admin.register(Transfer)
@@ -633,7 +633,7 @@ class HoldAdmin(WalletTableAdmin):
     """Money set aside for requests under way."""
 
     own_id = "request_id"
-    account_path = "account"
+    owner = "account"
     list_display = ("request_id", "account", "key", "amount_usd", "accrued_usd", "started_at", "expires_at")
     list_select_related = ("account", "key")
     ordering = ("-request_id",)
@@ -678,7 +678,7 @@ class HoldOwnerAdmin(BigTableAdmin):
 class SpendWindowAdmin(WalletTableAdmin):
     """What budgets and quotas have counted."""
 
-    account_path = "account"
+    owner = "account"
     list_display = ("id", "subject_kind", "subject_id", "account", "window_start", "window_end", "spent_usd", "held_usd", "requests")
     list_filter = ("subject_kind",)
     list_select_related = ("account",)
@@ -774,7 +774,7 @@ class UsageRecordAdmin(WalletTableAdmin):
     """Requests and their receipts."""
 
     own_id = "request_id"
-    account_path = "account"
+    owner = "account"
     list_display = (
         "short_id",
         "started_at",
@@ -803,7 +803,7 @@ class UsageRecordAdmin(WalletTableAdmin):
         "upstream_usd",
         "reported_usd",
         "hold_usd",
-        "written_off",
+        "written_off_usd",
     )
     fieldsets = (
         (
@@ -825,7 +825,7 @@ class UsageRecordAdmin(WalletTableAdmin):
             "Charge",
             {
                 "fields": (
-                    ("cost_usd", "list_cost_usd", "written_off"),
+                    ("cost_usd", "list_cost_usd", "written_off_usd"),
                     ("hold_usd", "overrun_usd"),
                     ("upstream_usd", "reported_usd"),
                     ("usage_source", "rule"),
@@ -841,6 +841,7 @@ class UsageRecordAdmin(WalletTableAdmin):
     upstream_usd = dollars.column("upstream_cost", "what the provider charges")
     reported_usd = dollars.column("reported_cost", "what the provider said it charges")
     hold_usd = dollars.column("hold_amount", "held for it")
+    written_off_usd = dollars.column("written_off")
 
     @admin.display(description="request")
     def short_id(self, obj: UsageRecord) -> str:
@@ -867,11 +868,6 @@ class UsageRecordAdmin(WalletTableAdmin):
     def tokens_out(self, obj: UsageRecord) -> str:
         """All tokens that came out."""
         return f"{receipts.usage_of(obj).total_output_tokens:,}"
-
-    @admin.display(description="not charged")
-    def written_off(self, obj: UsageRecord) -> SafeString | str:
-        """What it cost above what was charged."""
-        return dollars.show(max(0, obj.list_cost - obj.cost))
 
     @admin.display(description="why")
     def rule_text(self, obj: UsageRecord) -> str:
@@ -953,8 +949,10 @@ def _wallet_of(account: Account) -> Wallet | None:
 
 
 def _signed(transfer: Transfer) -> SafeString | str:
-    taken = transfer.debit_account == ledger.wallet_code(transfer.wallet_id or 0)
-    return format_html("{}{}", "-" if taken else "+", dollars.show(transfer.amount))
+    """The amount as the wallet sees it: no sign for what moved between other accounts on its behalf (a write-off)."""
+    code = ledger.wallet_code(transfer.wallet_id or 0)
+    sign = {transfer.debit_account: "-", transfer.credit_account: "+"}.get(code, "")
+    return format_html("{}{}", sign, dollars.show(transfer.amount))
 
 
 def _at(moment: datetime | None) -> str:

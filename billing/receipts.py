@@ -77,7 +77,6 @@ def explain(record: UsageRecord) -> Receipt:
     subtotal = sum(line.amount for line in lines)
     total = subtotal * (pricing.PER_UNITS + price.markup_ppm) if price is not None else 0
     computed = -(-total // (pricing.PER_UNITS * pricing.PER_UNITS))
-    spared = record.list_cost - record.cost
     return Receipt(
         price=price,
         lines=lines,
@@ -87,7 +86,7 @@ def explain(record: UsageRecord) -> Receipt:
         adjustment=record.list_cost - computed,
         list_cost=record.list_cost,
         written_off=record.written_off,
-        not_charged=spared - record.written_off,
+        not_charged=record.list_cost - record.cost - record.written_off,
         charged=record.cost,
     )
 

@@ -332,7 +332,6 @@ class BigTableAdmin(ReadOnlyAdmin):
 
     paginator = CountlessPaginator
     sortable_by = ()
-    list_per_page = 100
     list_max_show_all = 0
 
 

@@ -271,7 +271,7 @@ def test_more_groups_than_one_answer_holds_are_for_csv(alice: Tenant, monkeypatc
     assert len(alice.get("/v1/usage", group_by="user", format="csv").raw.splitlines()) == 4
 
 
-def test_a_report_reads_only_partitions_of_its_period_and_by_an_index(alice: Tenant) -> None:
+def test_a_report_reads_only_the_partitions_of_its_period(alice: Tenant) -> None:
     period = reports.Period(MONTH, MONTH + timedelta(days=10))
     query = reports._records("model", None)
     with connection.cursor() as cursor:
