@@ -55,7 +55,7 @@ class ApiErrorMiddleware:
     def _answer(request: HttpRequest, condition: Exception) -> HttpResponse:
         problem = errors.describe(condition)
         if problem.status == errors.INTERNAL.status:
-            log.exception("internal_error", request_id=request_id_of(request), path=request.path)
+            log.error("internal_error", request_id=request_id_of(request), path=request.path, exc_info=condition)
         response = JsonResponse(errors.render(problem, request_id_of(request)), status=problem.status)
         for name, value in problem.headers:
             response.headers[name] = value

@@ -46,14 +46,16 @@ class Listener:
         """Listen until cancelled, reconnecting for ever."""
         while True:
             try:
-                async with redis.asyncio.Redis.from_url(self._url, socket_connect_timeout=1, retry=Retry(NoBackoff(), 0)) as client:
-                    async with client.pubsub(ignore_subscribe_messages=True) as channel:
-                        await channel.subscribe(CHANNEL)
-                        self._dispatch_all()
-                        while True:
-                            message = await channel.get_message(timeout=30)
-                            if message is not None and message["type"] == "message":
-                                self._dispatch(message["data"].decode())
+                async with (
+                    redis.asyncio.Redis.from_url(self._url, socket_connect_timeout=1, retry=Retry(NoBackoff(), 0)) as client,
+                    client.pubsub(ignore_subscribe_messages=True) as channel,
+                ):
+                    await channel.subscribe(CHANNEL)
+                    self._dispatch_all()
+                    while True:
+                        message = await channel.get_message(timeout=30)
+                        if message is not None and message["type"] == "message":
+                            self._dispatch(message["data"].decode())
             except (redis.RedisError, OSError, TimeoutError) as error:
                 log.info("changes_unheard", error=str(error))
             await asyncio.sleep(RECONNECT_SECONDS)

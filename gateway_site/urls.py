@@ -1,5 +1,6 @@
 """The URL table of the control plane. The data plane's (`proxy.urls`) is served in front of Django and is included here so that it can be
-walked and reversed; `proxy.asgi` answers it before Django would."""
+walked and reversed; `proxy.asgi` answers it before Django would.
+"""
 
 from django.conf import settings
 from django.contrib import admin
@@ -9,6 +10,7 @@ from gateway_site import probes, views
 
 urlpatterns = [
     path("", views.landing, name="landing"),
+    path("docs/errors", views.error_page, name="errors"),
     path("healthz", probes.healthz, name="healthz"),
     path("readyz", probes.readyz, name="readyz"),
     path("metrics", probes.metrics, name="metrics"),

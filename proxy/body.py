@@ -1,8 +1,8 @@
 """Reads request bodies from strangers: one strict parse, and the places of the top-level values, so that a value can be replaced in the
-original bytes without encoding the rest again."""
+original bytes without encoding the rest again.
+"""
 
 import re
-
 from typing import Any
 
 import orjson

@@ -136,7 +136,7 @@ def find_model(engine: "Engine", name: str, now: datetime, *, kind: str) -> tupl
 async def admit(
     engine: "Engine", call: Call, request: openai_chat.ChatRequest, grant: KeyGrant, model: ModelEntry, price: pricing.Price
 ) -> Ticket:
-    """Take the gates; a key whose budget changed since it was read is read again, once. Raises: ModelNotAllowed, and what admission does."""
+    """Take the gates; a key whose budget changed since it was read is read again, once. Raises: what `admission.admit` raises."""
     if grant.is_test and all(route.provider.kind != "demo" for route in routing.routes_of(engine.catalog.current, model)):
         raise errors.ModelNotAllowed(model.slug, scope="test key")
     ask = Ask(

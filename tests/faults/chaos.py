@@ -27,6 +27,7 @@ from typing import Any
 
 import aiohttp
 import psycopg
+from psycopg.types.json import Json
 
 from gateway_site.embedded.postgres import Postgres
 from gateway_site.embedded.valkey import Valkey
@@ -49,9 +50,8 @@ UPSTREAM_MODELS = (
 BUGS: dict[str, tuple[str, str, str]] = {
     "charges a redelivered settlement again": (
         "settle",
-        "            outcome := 'duplicate'; RETURN NEXT; CONTINUE;\n        END IF;\n        IF r.hold_amount IS NOT NULL THEN",
-        "            sum_charged := sum_charged + r.cost; outcome := 'duplicate'; RETURN NEXT; CONTINUE;\n"
-        "        END IF;\n        IF r.hold_amount IS NOT NULL THEN",
+        "            outcome := 'duplicate'; RETURN NEXT; CONTINUE;\n        END IF;\n\n        charged :=",
+        "            sum_charged := sum_charged + r.cost; outcome := 'duplicate'; RETURN NEXT; CONTINUE;\n        END IF;\n\n        charged :=",
     ),
     "admits without looking at what is free": (
         "place",
@@ -62,8 +62,10 @@ BUGS: dict[str, tuple[str, str, str]] = {
     "sweeps holds without settling them": (
         "sweep",
         "    IF records IS NULL THEN",
-        "    DELETE FROM billing_hold WHERE request_id IN (SELECT (x ->> 'id')::uuid FROM jsonb_array_elements(records) x);\n    records := NULL;\n"
-        "    IF records IS NULL THEN",
+        (
+            "    DELETE FROM billing_hold WHERE request_id IN (SELECT (x ->> 'id')::uuid FROM jsonb_array_elements(records) x);\n    records := NULL;\n"
+            "    IF records IS NULL THEN"
+        ),
     ),
     "books less in the ledger than it took from the wallet": (
         "settle",
@@ -253,7 +255,7 @@ class Chaos:
                     " ORDER BY request_id DESC LIMIT 3) u"
                 ).fetchone()
                 if rows is not None and rows[0] is not None:
-                    database.execute("SELECT * FROM billing_settle(%s::jsonb, %s, now())", [psycopg.types.json.Json(rows[0]), uuid.uuid4()])
+                    database.execute("SELECT * FROM billing_settle(%s::jsonb, %s, now())", [Json(rows[0]), uuid.uuid4()])
         except psycopg.OperationalError:
             pass  # PostgreSQL is just coming back
 
@@ -342,7 +344,7 @@ class Chaos:
         import urllib.request
 
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=2) as answer:  # noqa: S310 - our own server
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=2) as answer:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False
@@ -376,7 +378,7 @@ from datetime import timedelta
 from django.utils import timezone
 from tests import conftest
 secrets = [conftest.make_customer(usd=usd, **fields).secret for usd, fields in (
-    ("50", {{}}), ("50", {{"budget_nano": 20_000_000}}), ("0.02", {{}}), ("50", {{"budget_nano": 10**12, "budget_window": "day"}}))]
+    ("50", {{}}), ("50", {{"budget_nano": 20_000_000}}), ("0.02", {{}}), ("0.002", {{}}), ("50", {{"budget_nano": 10**12, "budget_window": "day"}}))]
 models = [conftest.make_model({base_url!r}, name) for name in {upstream_models!r}]
 print(*secrets)
 print(*models)

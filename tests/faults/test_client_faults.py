@@ -10,7 +10,7 @@ import socket
 import struct
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,13 @@ class RawClient:
         self.socket.close()
 
     def send_head(self, customer: Customer, *lines: str, path: str = "/v1/chat/completions") -> None:
-        head = [f"POST {path} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {customer.secret}", "Content-Type: application/json", *lines]
+        head = [
+            f"POST {path} HTTP/1.1",
+            "Host: localhost",
+            f"Authorization: Bearer {customer.secret}",
+            "Content-Type: application/json",
+            *lines,
+        ]
         self.socket.sendall("\r\n".join([*head, "", ""]).encode())
 
     def ask(self, customer: Customer, body: dict[str, Any]) -> None:
@@ -259,7 +265,9 @@ def test_comments_keep_the_connection_alive_while_the_provider_is_silent(
     assert latest_record(customer).status == "ok"
 
 
-def test_a_stream_whose_provider_thinks_long_begins_with_comments(gateway: Gateway, new_model: Callable[..., str], customer: Customer) -> None:
+def test_a_stream_whose_provider_thinks_long_begins_with_comments(
+    gateway: Gateway, new_model: Callable[..., str], customer: Customer
+) -> None:
     with RawClient(gateway) as client:
         client.ask(customer, chat(new_model("fault:slow-first-byte;ms=1500;headers=1"), stream=True))
         data = client.read_until(b"[DONE]")
@@ -372,7 +380,9 @@ STRANGE = {
 
 @pytest.mark.parametrize("content", STRANGE.values(), ids=STRANGE.keys())
 @pytest.mark.parametrize("stream", [False, True])
-def test_what_is_the_providers_to_judge_reaches_the_provider(content: str, stream: bool, gateway: Gateway, echo: str, customer: Customer) -> None:
+def test_what_is_the_providers_to_judge_reaches_the_provider(
+    content: str, stream: bool, gateway: Gateway, echo: str, customer: Customer
+) -> None:
     body = _message(content).replace('"m"', json.dumps(echo), 1)[:-1] + (',"stream":true' if stream else "") + ',"user":"a\\u0000b"}'
     answer = httpx.post(
         f"{gateway.base_url}/chat/completions", content=body, headers={**customer.headers, "Content-Type": "application/json"}, timeout=10
@@ -431,7 +441,9 @@ def test_a_key_that_is_none_is_refused_alike(name: str, header: bytes, gateway: 
     ],
     ids=["length and chunked", "two lengths", "negative length", "hex length", "chunked not last"],
 )
-def test_a_request_with_two_meanings_is_refused_and_the_connection_closed(lines: tuple[str, ...], gateway: Gateway, customer: Customer) -> None:
+def test_a_request_with_two_meanings_is_refused_and_the_connection_closed(
+    lines: tuple[str, ...], gateway: Gateway, customer: Customer
+) -> None:
     with RawClient(gateway) as client:
         client.send_head(customer, *lines)
         client.socket.sendall(b"0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -550,14 +562,23 @@ def test_many_streams_on_one_small_wallet_never_spend_more_than_it_has(
 
 
 @pytest.mark.parametrize(
-    ("given", "field"), [({}, "max_tokens"), ({"max_tokens": 4000}, "max_tokens"), ({"max_completion_tokens": 4000}, "max_completion_tokens")]
+    ("given", "field"),
+    [({}, "max_tokens"), ({"max_tokens": 4000}, "max_tokens"), ({"max_completion_tokens": 4000}, "max_completion_tokens")],
 )
 def test_a_whole_answer_is_limited_to_what_the_wallet_can_pay(
-    given: dict[str, int], field: str, gateway: Gateway, provider: FakeProvider, new_model: Callable[..., str], new_customer: Callable[..., Customer], name: str
+    given: dict[str, int],
+    field: str,
+    gateway: Gateway,
+    provider: FakeProvider,
+    new_model: Callable[..., str],
+    new_customer: Callable[..., Customer],
+    name: str,
 ) -> None:
     customer = new_customer(usd="0.001")
     upstream = f"chat:text=4000;model={name}"
-    answer = httpx.post(f"{gateway.base_url}/chat/completions", json=chat(new_model(upstream), **given), headers=customer.headers, timeout=20)
+    answer = httpx.post(
+        f"{gateway.base_url}/chat/completions", json=chat(new_model(upstream), **given), headers=customer.headers, timeout=20
+    )
     assert answer.status_code == 200, answer.text
     received = provider.wait_for(lambda request: request.model == upstream).json()
     assert 200 < received[field] < 500  # a thousandth of a dollar buys five hundred tokens
@@ -581,7 +602,9 @@ def test_a_limit_is_shared_by_the_choices(
     assert latest_record(customer).cost <= 1_000_000
 
 
-def test_what_fits_is_not_limited(gateway: Gateway, provider: FakeProvider, new_model: Callable[..., str], customer: Customer, name: str) -> None:
+def test_what_fits_is_not_limited(
+    gateway: Gateway, provider: FakeProvider, new_model: Callable[..., str], customer: Customer, name: str
+) -> None:
     upstream = f"chat:text=5;model={name}"
     httpx.post(f"{gateway.base_url}/chat/completions", json=chat(new_model(upstream)), headers=customer.headers, timeout=20)
     assert "max_tokens" not in provider.wait_for(lambda request: request.model == upstream).json()

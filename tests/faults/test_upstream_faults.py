@@ -269,7 +269,9 @@ def test_a_stream_that_began_always_ends_in_order(case: tuple[str, bool], matrix
         assert json.loads(seen.events[-2])["error"]["request_id"] == seen.headers["x-request-id"]
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case[0] not in FLOODS], ids=[name for name in NAMES if name.rpartition("-")[0] not in FLOODS])
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case[0] not in FLOODS], ids=[name for name in NAMES if name.rpartition("-")[0] not in FLOODS]
+)
 def test_another_route_mends_what_failed_before_the_first_byte_and_nothing_else(case: tuple[str, bool], matrix: Matrix) -> None:
     fate, seen = MATRIX[case[0]][case[1]], matrix.with_another_route[case]
     results = [attempt["result"] for attempt in seen.record.attempts]
@@ -349,7 +351,9 @@ def test_the_next_request_on_a_desynchronised_connection_gets_its_own_answer(imp
     with httpx.Client(base_url=impatient.base_url, headers=customer.headers, timeout=30) as client:
         for turn in range(5):
             for model in (glued, clean):
-                answer = client.post("/chat/completions", json={"model": model, "messages": [{"role": "user", "content": f"turn {turn} {model}"}]})
+                answer = client.post(
+                    "/chat/completions", json={"model": model, "messages": [{"role": "user", "content": f"turn {turn} {model}"}]}
+                )
                 assert answer.json()["choices"][0]["message"]["content"] == f"You said: turn {turn} {model}"
 
 

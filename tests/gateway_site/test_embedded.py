@@ -305,7 +305,7 @@ def test_libpq_and_django_environ_read_the_database_url_alike(tmp_path: Path) ->
 
 def test_celery_reaches_the_same_valkey_database_as_redis_py(started: servers.Servers) -> None:
     url = started.valkey.url(3)
-    with kombu.connection.Connection(state.broker_url(url)) as connection:  # type: ignore[no-untyped-call]
+    with kombu.connection.Connection(state.broker_url(url)) as connection:
         queue = connection.SimpleQueue("greetings")
         queue.put("hello")
         assert redis.Redis.from_url(url).llen("greetings") == 1
@@ -314,7 +314,9 @@ def test_celery_reaches_the_same_valkey_database_as_redis_py(started: servers.Se
     assert state.broker_url("rediss://host:6380/1?x=y") == "rediss://host:6380/1?x=y"
 
 
-def test_a_path_too_long_for_a_socket_gets_a_short_private_folder(template: Path, tmp_path: Path) -> None:
+def test_a_path_too_long_for_a_socket_gets_a_short_private_folder(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    monkeypatch.delenv("REDIS_URL", raising=False)
     deep = tmp_path / ("d" * 60) / ("e" * 60)
     deep.parent.mkdir(parents=True)
     shutil.copytree(template, deep)

@@ -45,6 +45,12 @@ async def async_client(gateway: Gateway, customer: Customer) -> AsyncIterator[op
 
 
 @pytest.fixture
+def echo(new_model: Callable[..., str]) -> str:
+    """A model that repeats what it is told; a fixture, for an async test must not touch the database."""
+    return new_model("echo")
+
+
+@pytest.fixture
 def token() -> str:
     """A word that no other test uses."""
     return uuid.uuid4().hex
@@ -83,15 +89,16 @@ def test_a_stream_says_the_same_as_a_whole_answer(client: openai.OpenAI, new_mod
     model = new_model("chat:text=40")
     whole = client.chat.completions.create(model=model, messages=HELLO)
     streamed = "".join(
-        chunk.choices[0].delta.content or "" for chunk in client.chat.completions.create(model=model, messages=HELLO, stream=True) if chunk.choices
+        chunk.choices[0].delta.content or ""
+        for chunk in client.chat.completions.create(model=model, messages=HELLO, stream=True)
+        if chunk.choices
     )
     assert streamed == whole.choices[0].message.content
 
 
-async def test_the_async_client_is_answered_alike(async_client: openai.AsyncOpenAI, new_model: Callable[..., str]) -> None:
-    model = new_model("chat:text=30")
-    whole = await async_client.chat.completions.create(model=model, messages=HELLO)
-    streamed = [chunk async for chunk in await async_client.chat.completions.create(model=model, messages=HELLO, stream=True)]
+async def test_the_async_client_is_answered_alike(async_client: openai.AsyncOpenAI, echo: str) -> None:
+    whole = await async_client.chat.completions.create(model=echo, messages=HELLO)
+    streamed = [chunk async for chunk in await async_client.chat.completions.create(model=echo, messages=HELLO, stream=True)]
     assert "".join(chunk.choices[0].delta.content or "" for chunk in streamed if chunk.choices) == whole.choices[0].message.content
     assert streamed[-1].choices[0].finish_reason == "stop"
 
@@ -100,7 +107,9 @@ async def test_many_async_streams_at_once_keep_apart(async_client: openai.AsyncO
     model = new_model("echo")
 
     async def ask(number: int) -> str:
-        stream = await async_client.chat.completions.create(model=model, messages=[{"role": "user", "content": f"number {number}"}], stream=True)
+        stream = await async_client.chat.completions.create(
+            model=model, messages=[{"role": "user", "content": f"number {number}"}], stream=True
+        )
         return "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
 
     assert await asyncio.gather(*map(ask, range(30))) == [f"You said: number {number}" for number in range(30)]
@@ -125,7 +134,9 @@ def test_include_usage_decides_whether_a_stream_shows_its_usage(
     model = new_model(upstream)
     hidden = list(client.chat.completions.create(model=model, messages=HELLO, stream=True))
     off = list(client.chat.completions.create(model=model, messages=HELLO, stream=True, stream_options={"include_usage": False}))
-    shown: list[Any] = list(client.chat.completions.create(model=model, messages=HELLO, stream=True, stream_options={"include_usage": True}))
+    shown: list[Any] = list(
+        client.chat.completions.create(model=model, messages=HELLO, stream=True, stream_options={"include_usage": True})
+    )
     for chunks in (hidden, off):
         assert all(chunk.choices and chunk.usage is None for chunk in chunks)
     assert not shown[-1].choices
@@ -155,7 +166,9 @@ def test_tools_are_called_and_answered(client: openai.OpenAI, provider: FakeProv
         for _ in stream:
             pass
         streamed: Any = stream.get_final_completion().choices[0].message.tool_calls
-    assert [(call.function.name, call.function.arguments) for call in streamed] == [(call.function.name, call.function.arguments) for call in calls]
+    assert [(call.function.name, call.function.arguments) for call in streamed] == [
+        (call.function.name, call.function.arguments) for call in calls
+    ]
 
 
 def test_every_choice_of_n_arrives(client: openai.OpenAI, new_model: Callable[..., str], usage_of: Callable[..., Any]) -> None:
@@ -212,7 +225,9 @@ def test_an_unknown_key_is_an_authentication_error(gateway: Gateway) -> None:
     assert caught.value.code == "invalid_api_key"
 
 
-def test_no_money_is_a_402_that_is_not_retried(gateway: Gateway, new_model: Callable[..., str], new_customer: Callable[..., Customer]) -> None:
+def test_no_money_is_a_402_that_is_not_retried(
+    gateway: Gateway, new_model: Callable[..., str], new_customer: Callable[..., Customer]
+) -> None:
     model = new_model("hello")
     with openai.OpenAI(base_url=gateway.base_url, api_key=new_customer(usd="0").secret, max_retries=2) as sdk:
         for stream in (False, True):
@@ -300,7 +315,7 @@ def test_a_model_with_nobody_to_serve_it_is_unavailable(gateway: Gateway, client
 @pytest.mark.parametrize("upstream", ["fault:error-event-midstream", "fault:drop-midstream", "fault:no-done"])
 def test_a_stream_that_breaks_raises_behind_what_was_said(upstream: str, client: openai.OpenAI, new_model: Callable[..., str]) -> None:
     said = ""
-    with pytest.raises(openai.APIError) as caught:  # noqa: PT012 - the error comes while iterating
+    with pytest.raises(openai.APIError) as caught:
         for chunk in client.chat.completions.create(model=new_model(upstream), messages=HELLO, stream=True):
             said += chunk.choices[0].delta.content or ""
     assert said.startswith("You said: ")
@@ -354,7 +369,9 @@ def test_a_test_key_works_without_money(gateway: Gateway, new_customer: Callable
         assert list(sdk.chat.completions.create(model=demo, messages=HELLO, stream=True))
 
 
-def test_the_demo_provider_is_billed_for_a_live_key(gateway: Gateway, client: openai.OpenAI, customer: Customer, usage_of: Callable[..., Any]) -> None:
+def test_the_demo_provider_is_billed_for_a_live_key(
+    gateway: Gateway, client: openai.OpenAI, customer: Customer, usage_of: Callable[..., Any]
+) -> None:
     demo = make_model("", "echo", kind="demo")
     gateway.sees_catalog()
     answer = client.chat.completions.with_raw_response.create(model=demo, messages=HELLO)
@@ -377,7 +394,9 @@ def test_the_key_is_taken_from_each_header_it_may_come_in(
     header: str, gateway: Gateway, customer: Customer, new_model: Callable[..., str]
 ) -> None:
     value = f"bearer {customer.secret}" if header == "Authorization" else customer.secret
-    answer = httpx.post(f"{gateway.base_url}/chat/completions", json={"model": new_model("hello"), "messages": HELLO}, headers={header: value})
+    answer = httpx.post(
+        f"{gateway.base_url}/chat/completions", json={"model": new_model("hello"), "messages": HELLO}, headers={header: value}
+    )
     assert answer.status_code == 200
 
 
@@ -400,12 +419,16 @@ def test_two_different_keys_are_refused_and_the_same_twice_is_not(
 # What a request may cost
 
 
-def test_x_max_cost_refuses_what_might_cost_more(client: openai.OpenAI, provider: FakeProvider, new_model: Callable[..., str], token: str) -> None:
+def test_x_max_cost_refuses_what_might_cost_more(
+    client: openai.OpenAI, provider: FakeProvider, new_model: Callable[..., str], token: str
+) -> None:
     upstream = f"chat:text=3;model={token}"
     model = new_model(upstream)
     for stream in (False, True):
         with pytest.raises(openai.BadRequestError) as caught:
-            client.chat.completions.create(model=model, messages=HELLO, stream=stream, max_tokens=1000, extra_headers={"x-max-cost": "0.001"})
+            client.chat.completions.create(
+                model=model, messages=HELLO, stream=stream, max_tokens=1000, extra_headers={"x-max-cost": "0.001"}
+            )
         assert caught.value.code == "cost_above_maximum"
     for nonsense in ("abc", "-1", "0", "NaN", "1e99", ""):
         with pytest.raises(openai.BadRequestError) as caught:
@@ -418,7 +441,9 @@ def test_x_max_cost_refuses_what_might_cost_more(client: openai.OpenAI, provider
 # Names
 
 
-def test_a_model_answers_to_its_alias_and_to_its_bare_name(gateway: Gateway, client: openai.OpenAI, provider: FakeProvider, token: str) -> None:
+def test_a_model_answers_to_its_alias_and_to_its_bare_name(
+    gateway: Gateway, client: openai.OpenAI, provider: FakeProvider, token: str
+) -> None:
     from catalog.models import Alias, Model
 
     for full, bare in ((f"openai/gpt-{token}", f"gpt-{token}"), (f"deepseek/deepseek-{token}", f"deepseek-{token}")):
@@ -452,7 +477,9 @@ def test_an_embedding_model_says_that_this_is_the_wrong_endpoint(gateway: Gatewa
     assert caught.value.code == "wrong_endpoint"
 
 
-def test_a_strangers_money_is_never_touched(gateway: Gateway, customer: Customer, stranger: Customer, new_model: Callable[..., str]) -> None:
+def test_a_strangers_money_is_never_touched(
+    gateway: Gateway, customer: Customer, stranger: Customer, new_model: Callable[..., str]
+) -> None:
     with openai.OpenAI(base_url=gateway.base_url, api_key=customer.secret) as sdk:
         sdk.chat.completions.create(model=new_model("hello"), messages=HELLO)
     assert stranger.fresh_wallet().balance == 5 * 10**9

@@ -30,13 +30,19 @@ EVENT = re.compile(rb".*?(?:\r\n\r\n|\n\n|\r\r|\Z)", re.DOTALL)
 
 # Where what we bill is not what the provider's two plain counts say, and why. (input, output) are computed from the raw `usage`.
 EXCEPTIONS = {
-    "xai/": ("reasoning stands outside the completion: total = prompt + completion + reasoning", lambda u: (u["prompt_tokens"], u["total_tokens"] - u["prompt_tokens"])),
+    "xai/": (
+        "reasoning stands outside the completion: total = prompt + completion + reasoning",
+        lambda u: (u["prompt_tokens"], u["total_tokens"] - u["prompt_tokens"]),
+    ),
     "azure/chat/(?!.*gpt)": (
         "Grok on Azure counts cached tokens outside the prompt where there are more of them than prompt",
         lambda u: (u["prompt_tokens"] + _cached_outside(u), u["completion_tokens"]),
     ),
     "gemini/": ("thoughts show only in the total", lambda u: (u["prompt_tokens"], u["total_tokens"] - u["prompt_tokens"])),
-    "mistral/chat/audio_in": ("audio shows only in the total and the details", lambda u: (u["total_tokens"] - u["completion_tokens"], u["completion_tokens"])),
+    "mistral/chat/audio_in": (
+        "audio shows only in the total and the details",
+        lambda u: (u["total_tokens"] - u["completion_tokens"], u["completion_tokens"]),
+    ),
 }
 # The judge reads `usage` and knows nothing of these places.
 ELSEWHERE = {
@@ -107,7 +113,12 @@ def _request(case: Case, slug: str) -> bytes:
 
 
 def _is_usable(request: Any, case: Case) -> bool:
-    return isinstance(request, dict) and isinstance(request.get("model"), str) and bool(request.get("messages")) and bool(request.get("stream")) == case.stream
+    return (
+        isinstance(request, dict)
+        and isinstance(request.get("model"), str)
+        and bool(request.get("messages"))
+        and bool(request.get("stream")) == case.stream
+    )
 
 
 def _names(cases: list[Case]) -> Any:
@@ -182,7 +193,9 @@ def test_an_error_in_a_stream_reaches_the_client_as_ours(case: Case, served: dic
 
 
 @_names(CASES)
-def test_the_provider_receives_the_clients_bytes_but_for_the_declared_splices(case: Case, served: dict[str, Served], provider: FakeProvider) -> None:
+def test_the_provider_receives_the_clients_bytes_but_for_the_declared_splices(
+    case: Case, served: dict[str, Served], provider: FakeProvider
+) -> None:
     one = served[case.id]
     received = [request for request in provider.requests if request.model == f"replay:{case.id}"]
     assert len(received) == 1
@@ -227,10 +240,19 @@ def test_the_tokens_billed_are_those_the_answer_means(case: Case, served: dict[s
 def test_tokens_in_places_only_some_providers_use_are_found(served: dict[str, Served], records: dict[str, Any]) -> None:
     """What the table of exceptions says in words, in numbers."""
     seen = {
-        case.id.split("__")[0]: (_input(record), _output(record), record.cached_input_tokens, record.reasoning_tokens, record.audio_input_tokens)
+        case.id.split("__")[0]: (
+            _input(record),
+            _output(record),
+            record.cached_input_tokens,
+            record.reasoning_tokens,
+            record.audio_input_tokens,
+        )
         for case in GOOD
         if (record := records[served[case.id].headers["x-request-id"]])
-        and (any(case.id.startswith(place) for place in ELSEWHERE) or case.id.startswith(("mistral/chat/audio_in", "gemini/chat/tool__", "azure/chat/cached")))
+        and (
+            any(case.id.startswith(place) for place in ELSEWHERE)
+            or case.id.startswith(("mistral/chat/audio_in", "gemini/chat/tool__", "azure/chat/cached"))
+        )
     }
     assert seen == {
         "groq/chat/plain_stream": (18, 73, 0, 0, 0),
@@ -273,7 +295,8 @@ OF_THEIR_OWN = {
     "openai/chat/error_400__pai": (400, "unsupported_value"),
 }
 LEAKS = re.compile(
-    rb"org-|REDACTED|\*\*\*\*|https?://|OpenAI|OpenRouter|DeepSeek|Mistral|Groq|xAI|Z\.ai|Azure|Perplexity|westeurope|api key: |user_id", re.IGNORECASE
+    rb"org-|REDACTED|\*\*\*\*|https?://|OpenAI|OpenRouter|DeepSeek|Mistral|Groq|xAI|Z\.ai|Azure|Perplexity|westeurope|api key: |user_id",
+    re.IGNORECASE,
 )
 
 

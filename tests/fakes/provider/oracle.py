@@ -41,7 +41,7 @@ def _oracle() -> ModuleType:
     return _load(place)
 
 
-def meaning(shape: str, body: Any, stream: bool = False) -> dict[str, Any]:  # noqa: FBT001, FBT002 - reads as the shape's own property
+def meaning(shape: str, body: Any, stream: bool = False) -> dict[str, Any]:  # noqa: FBT002 - reads as the shape's own property
     """Return what `body` says: text, reasoning, tools, stop, token counts, signature present, error.
 
     `shape` is chat, responses, messages or gemini. `body` may be bytes or text (of JSON, or of SSE when `stream`) or parsed JSON.
