@@ -6,6 +6,10 @@ import signal
 import sys
 from typing import Any
 
+from gateway_site.embedded import state
+
+state.load_dotenv()
+
 bind = os.environ.get("BIND", "127.0.0.1:8000")
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
 worker_class = "gateway_site.worker.Worker"
@@ -13,6 +17,8 @@ preload_app = True
 keepalive = 75
 backlog = 2048
 accesslog = None
+# Both planes see the client's address and scheme as uvicorn gives them: the proxy's word where the proxy is trusted, else the connection's.
+forwarded_allow_ips = os.environ.get("TRUSTED_PROXIES", "")
 control_socket_disable = True  # it would open a socket in the home folder
 # The worker ends its streams itself within DRAIN_SECONDS; the rest is for settling.
 graceful_timeout = int(float(os.environ.get("DRAIN_SECONDS", "20"))) + 10

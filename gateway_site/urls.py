@@ -5,6 +5,7 @@ walked and reversed; `proxy.asgi` answers it before Django would.
 from django.conf import settings
 from django.contrib import admin
 from django.urls import include, path
+from django.views.generic import RedirectView
 
 from gateway_site import probes, views
 
@@ -14,6 +15,7 @@ urlpatterns = [
     path("healthz", probes.healthz, name="healthz"),
     path("readyz", probes.readyz, name="readyz"),
     path("metrics", probes.metrics, name="metrics"),
+    path(settings.ADMIN_PATH, RedirectView.as_view(pattern_name="admin:index"), name="admin"),
     path(f"{settings.ADMIN_PATH}/", admin.site.urls),
     path("", include("proxy.urls")),
     path("", include("billing.urls")),

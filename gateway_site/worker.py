@@ -4,6 +4,7 @@ uvicorn cuts what is still open when its grace period ends, and neither Cancelle
 application ends its streams itself, earlier: it learns of the signal here.
 """
 
+import os
 import signal
 from typing import Any
 
@@ -30,7 +31,7 @@ class DrainingServer(Server):
 class Worker(UvicornWorker):  # type: ignore[misc] # the package has no types
     """uvicorn with uvloop and httptools, without access log or server header."""
 
-    CONFIG_KWARGS = {"loop": "uvloop", "http": "httptools", "lifespan": "on", "access_log": False, "server_header": False}
+    CONFIG_KWARGS = {"loop": "uvloop", "http": "httptools", "lifespan": "on", "access_log": False, "server_header": False, "proxy_headers": bool(os.environ.get("TRUSTED_PROXIES"))}
 
 
 uvicorn_workers.Server = DrainingServer  # UvicornWorker names the class it makes; it has no hook for another

@@ -47,6 +47,8 @@ ROUTES: dict[str, Route] = {
     "healthz": Route("public"),
     "readyz": Route("public"),
     "metrics": Route("public"),
+    "admin": Route("public"),
+    "docs/errors": Route("public"),
 }
 
 _CHAT = {"model": "{model}", "messages": [{"role": "user", "content": "Hello!"}]}

@@ -14,7 +14,6 @@ from tools import build_error_docs
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("accounts", "billing", "catalog", "gateway_site", "keys", "proxy")
 # Read by a library we configure, not by our code, and worth an operator's knowing.
-READ_BY_LIBRARIES = {"FORWARDED_ALLOW_IPS"}  # gunicorn
 # Passed between our own processes; nobody sets them by hand.
 INTERNAL = {"DJANGO_SETTINGS_MODULE"}
 _EXAMPLE = re.compile(r"^#?([A-Z][A-Z0-9_]*)=(.*)$", re.MULTILINE)
@@ -113,7 +112,7 @@ def as_written(default: ast.expr) -> str | None:
 def test_the_example_lists_exactly_the_settings_that_are_read() -> None:
     listed = [name for name, _ in _EXAMPLE.findall((ROOT / ".env.example").read_text(encoding="utf-8"))]
     assert len(listed) == len(set(listed))
-    assert set(listed) == set(settings_read()) - INTERNAL | READ_BY_LIBRARIES
+    assert set(listed) == set(settings_read()) - INTERNAL
 
 
 def test_the_example_shows_the_defaults_of_the_settings() -> None:
@@ -135,7 +134,7 @@ def test_the_example_explains_every_setting() -> None:
 
 def test_the_operations_page_names_only_settings_that_exist() -> None:
     page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"`([A-Z][A-Z0-9]+_[A-Z0-9_]+)(?:=[^`]*)?`", page)) <= set(settings_read()) | READ_BY_LIBRARIES
+    assert set(re.findall(r"`([A-Z][A-Z0-9]+_[A-Z0-9_]+)(?:=[^`]*)?`", page)) <= set(settings_read())
 
 
 # -- Pages ---------------------------------------------------------------------------------------------------------------------------

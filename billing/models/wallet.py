@@ -120,7 +120,10 @@ class Transfer(models.Model):
             models.UniqueConstraint(fields=["kind", "source_type", "source_id"], name="transfer_once"),
             models.UniqueConstraint(fields=["wallet", "wallet_version"], name="transfer_version_once"),
         ]
-        indexes = [models.Index(fields=["wallet", "-created_at"], name="transfer_by_wallet")]
+        indexes = [
+            models.Index(fields=["wallet", "-created_at"], name="transfer_by_wallet"),
+            models.Index(fields=["-created_at"], name="transfer_by_time"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.kind} {self.id}"

@@ -28,6 +28,7 @@ LIMIT_FIELDS = ("max_completion_tokens", "max_tokens")
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 _ERROR = re.compile(rb'"error"\s*:\s*[{"]')
 _FINISH = re.compile(rb'"finish_reason"\s*:\s*"([^"\\]{1,40})"')
+_ID = re.compile(rb'"id"\s*:\s*"[^"]')
 _DELTA = re.compile(rb'"(?:content|reasoning_content|reasoning|arguments|refusal|name)"\s*:\s*"([^"\\]*+(?:\\.[^"\\]*+)*+)"')
 _DONE = b"data: [DONE]\n\n"
 
@@ -261,8 +262,8 @@ class ChatTap:
         block = self._splitter.feed(data)
         if not block:
             return b""
-        if not self._identity:
-            self._identity = block[:4096]
+        if not self._identity:  # the first event with an id: comments and Azure's filter results come before it
+            self._identity = next(filter(_ID.search, self._splitter.events(block)), b"")
         special = _first_special(block)
         if special < 0:
             self._watch(block)
@@ -343,11 +344,7 @@ class ChatTap:
 
     def _chunk(self) -> dict[str, Any]:
         """The fields that every chunk of this stream has, taken from its first."""
-        identity: Mapping[str, Any] = {}
-        for event in self._splitter.events(self._identity):
-            identity = _parse_event(self._splitter.data_of(event)) or {}
-            if identity.get("id"):
-                break
+        identity = _parse_event(self._splitter.data_of(self._identity)) or {}
         return {
             "id": identity.get("id") or "chatcmpl-0",
             "object": "chat.completion.chunk",

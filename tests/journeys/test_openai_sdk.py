@@ -103,12 +103,10 @@ async def test_the_async_client_is_answered_alike(async_client: openai.AsyncOpen
     assert streamed[-1].choices[0].finish_reason == "stop"
 
 
-async def test_many_async_streams_at_once_keep_apart(async_client: openai.AsyncOpenAI, new_model: Callable[..., str]) -> None:
-    model = new_model("echo")
-
+async def test_many_async_streams_at_once_keep_apart(async_client: openai.AsyncOpenAI, echo: str) -> None:
     async def ask(number: int) -> str:
         stream = await async_client.chat.completions.create(
-            model=model, messages=[{"role": "user", "content": f"number {number}"}], stream=True
+            model=echo, messages=[{"role": "user", "content": f"number {number}"}], stream=True
         )
         return "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
 

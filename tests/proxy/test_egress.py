@@ -89,7 +89,7 @@ def test_even_a_private_provider_has_a_plain_address(url: str) -> None:
         check_base_url(url, allow_private=True)
 
 
-@pytest.mark.parametrize("name", ["localhost", "127.1", "2130706433", "0x7f.1", "0177.0.0.1", "127.0.0.1", "::1"])
+@pytest.mark.parametrize("name", ["localhost", "127.1", "2130706433", "0x7f.1", "0177.0.0.1", "①②⑦.0.0.1", "127.0.0.1", "::1"])
 async def test_a_name_that_stands_for_a_private_address_is_refused_where_it_is_resolved(name: str) -> None:
     resolver = GuardedResolver()
     try:
