@@ -20,6 +20,7 @@ import orjson
 import psycopg
 import structlog
 
+from gateway_site import metrics
 from gateway_site.batches import Batcher
 from gateway_site.clients import DatabaseUnavailable, Lane
 
@@ -99,6 +100,7 @@ class Settlement:
                     return await self._book_one_by_one(batch, error)
                 if time.monotonic() > give_up_at:
                     self._spool.append(batch)
+                    metrics.SETTLEMENTS.add(len(batch), "spooled")
                     log.error("settlement_spooled", records=len(batch), error=str(error))
                     return [Settled("spooled", 0, 0)] * len(batch)
                 await asyncio.sleep(RETRY_SECONDS)
@@ -108,6 +110,7 @@ class Settlement:
         if len(batch) == 1:
             log.critical("settlement_refused", record=orjson.dumps(batch[0], default=str).decode(), error=str(error))
             self._spool.set_aside(batch, str(error))
+            metrics.SETTLEMENTS.add(1, "refused")
             return [Settled("refused", 0, 0)]
         return [answer for record in batch for answer in await self._settle([record])]
 
@@ -116,6 +119,9 @@ class Settlement:
         answers = [Settled("refused", 0, 0)] * len(batch)
         for position, outcome, charged, written_off in rows:
             answers[position - 1] = Settled(outcome, charged, written_off)
+            metrics.SETTLEMENTS.add(1, outcome)
+            if charged:
+                metrics.CHARGED.add(charged, batch[position - 1]["model"])
         return answers
 
 
@@ -133,10 +139,14 @@ class Spool:
         """Keep records that PostgreSQL refuses, with the reason, for a person to look at."""
         self._write("refused", b"".join(orjson.dumps({"reason": reason, "record": record}) + b"\n" for record in records))
 
+    def files(self, kind: str) -> list[Path]:
+        """The complete files of records that wait for PostgreSQL ("settle") or for a person ("refused")."""
+        return sorted(self.folder.glob(f"{kind}-*.jsonl"))
+
     def claim(self) -> "list[ClaimedFile]":
         """Every complete file that no other process is working on, locked."""
         claimed = []
-        for path in sorted(self.folder.glob("settle-*.jsonl")) if self.folder.exists() else []:
+        for path in self.files("settle"):
             try:
                 claimed.append(ClaimedFile(path))
             except (BlockingIOError, FileNotFoundError):

@@ -6,7 +6,6 @@ from datetime import datetime, timedelta
 
 import structlog
 from django.db import Error, connection
-from django.db.models import F
 from django.utils import timezone
 
 from billing.models import TaskRun
@@ -15,12 +14,11 @@ from billing.singleton import singleton
 log = structlog.get_logger(__name__)
 
 SWEEP = "sweep_holds"  # the most frequent task: what it has not done for a minute, nobody does
+AUDIT = "reconcile"
 LATE_AFTER = timedelta(seconds=60)
 LONGEST_ERROR = 2000
-# A start older than the one on record is another worker's, told late: it must not take the newer one's place.
 BEGIN = """INSERT INTO billing_taskrun (name, last_started_at, last_error, runs, findings) VALUES (%s, %s, '', 1, 0)
-    ON CONFLICT (name) DO UPDATE SET runs = billing_taskrun.runs + 1,
-        last_started_at = GREATEST(billing_taskrun.last_started_at, EXCLUDED.last_started_at)"""
+    ON CONFLICT (name) DO UPDATE SET runs = billing_taskrun.runs + 1, last_started_at = EXCLUDED.last_started_at"""
 
 
 def recorded(work: Callable[[], int | None]) -> Callable[[], None]:
@@ -76,4 +74,6 @@ def is_late(*, now: datetime, running_for: timedelta, name: str = SWEEP, allowed
     run = TaskRun.objects.filter(name=name).first()
     if run is None:
         return running_for > allowed
-    return now - (run.last_finished_at or run.last_started_at) > allowed
+    if run.last_finished_at is None:
+        return bool(run.last_error) or now - run.last_started_at > allowed
+    return now - run.last_finished_at > allowed

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from billing import ledger, partitions, reconciliation
 from billing.models import Hold, HoldOwner
-from billing.singleton import singleton
+from billing.task_runs import recorded
 from gateway_site import metrics
 
 log = structlog.get_logger(__name__)
@@ -25,56 +25,51 @@ OWNER_KEPT = timedelta(days=1)
 
 
 @task
+@recorded
 def sweep_holds() -> None:
     """End the holds whose owner is dead or which outlived their limit, until there is none left."""
-    with singleton("sweep_holds") as alone:
-        while alone:
-            with connection.cursor() as cursor:
-                cursor.execute(
-                    "SELECT charged_count, voided_count FROM billing_sweep(%s, %s, %s)", [timezone.now(), uuid.uuid4(), SWEPT_AT_ONCE]
-                )
-                charged, voided = cursor.fetchone() or (0, 0)
-            if not charged and not voided:
-                return
-            log.warning("holds_swept", charged=charged, voided=voided)
+    while True:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT charged_count, voided_count FROM billing_sweep(%s, %s, %s)", [timezone.now(), uuid.uuid4(), SWEPT_AT_ONCE])
+            charged, voided = cursor.fetchone() or (0, 0)
+        if not charged and not voided:
+            return
+        log.warning("holds_swept", charged=charged, voided=voided)
 
 
 @task
+@recorded
 def expire_grants() -> None:
     """Take back what is left of expired grants, as far as no request holds it."""
-    with singleton("expire_grants") as alone:
-        while alone:
-            expired = ledger.expire_grants(now=timezone.now(), limit=EXPIRED_AT_ONCE)
-            if expired:
-                log.info("grants_expired", count=len(expired), nano_usd=sum(transfer.amount for transfer in expired))
-            if len(expired) < EXPIRED_AT_ONCE:
-                return
+    while True:
+        expired = ledger.expire_grants(now=timezone.now(), limit=EXPIRED_AT_ONCE)
+        if expired:
+            log.info("grants_expired", count=len(expired), nano_usd=sum(transfer.amount for transfer in expired))
+        if len(expired) < EXPIRED_AT_ONCE:
+            return
 
 
 @task
+@recorded
 def make_partitions() -> None:
     """Make the coming months' partitions of usage records."""
-    with singleton("make_partitions") as alone:
-        if alone and (made := partitions.make_partitions(now=timezone.now())):
-            log.info("partitions_made", count=made)
+    if made := partitions.make_partitions(now=timezone.now()):
+        log.info("partitions_made", count=made)
 
 
 @task
-def reconcile() -> None:
+@recorded
+def reconcile() -> int:
     """Audit every invariant of money and shout about each that does not hold. Nothing is repaired."""
-    with singleton("reconcile") as alone:
-        if alone:
-            drifts = reconciliation.audit(now=timezone.now())
-            metrics.DRIFT.set(len(drifts))
-            for drift in drifts:
-                log.error("billing_drift", **drift.as_dict())
+    drifts = reconciliation.audit(now=timezone.now())
+    metrics.DRIFT.set(len(drifts))
+    for drift in drifts:
+        log.error("billing_drift", **drift.as_dict())
+    return len(drifts)
 
 
 @task
+@recorded
 def drop_dead_owners() -> None:
     """Forget the processes whose lease ended a day ago and whose holds are all swept."""
-    with singleton("drop_dead_owners") as alone:
-        if alone:
-            HoldOwner.objects.filter(
-                ~Exists(Hold.objects.filter(owner_id=OuterRef("pk"))), lease_until__lt=timezone.now() - OWNER_KEPT
-            ).delete()
+    HoldOwner.objects.filter(~Exists(Hold.objects.filter(owner_id=OuterRef("pk"))), lease_until__lt=timezone.now() - OWNER_KEPT).delete()

@@ -6,9 +6,11 @@ import signal
 import sys
 from typing import Any
 
+from gateway_site import metrics_folder
 from gateway_site.embedded import state
 
 state.load_dotenv()
+metrics_folder.prepare()
 
 bind = os.environ.get("BIND", "127.0.0.1:8000")
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
@@ -30,3 +32,10 @@ def post_fork(_server: Any, _worker: Any) -> None:
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def child_exit(_server: Any, worker: Any) -> None:
+    """Forget the state of a worker that has ended; what it counted stays counted."""
+    from prometheus_client import multiprocess  # not above: it looks for its folder when it is imported
+
+    multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]

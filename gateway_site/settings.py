@@ -163,6 +163,10 @@ LOG_FORMAT = env.str("LOG_FORMAT", default="text" if DEBUG else "json")
 LOGGING_CONFIG = "gateway_site.logs.configure"
 LOGGING = {"level": LOG_LEVEL, "format": LOG_FORMAT}
 
+# -- Metrics -------------------------------------------------------------------------------------------------------------------------
+
+METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
+
 # -- Admin theme ---------------------------------------------------------------------------------------------------------------------
 
 UNFOLD: dict[str, object] = {

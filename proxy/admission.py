@@ -14,6 +14,7 @@ from billing.settlement import Settled
 from catalog import pricing
 from catalog.snapshot import ModelEntry
 from catalog.usage import TokenUsage
+from gateway_site import metrics
 from keys import budgets
 from keys.authentication import KeyGrant, WrongKeyKind
 from proxy.errors import CostAboveMaximum, EndpointNotAllowed, ModelNotAllowed
@@ -97,6 +98,7 @@ class Ticket:
             limits=self.limits,
             tokens=charge.usage.total_input_tokens + charge.usage.total_output_tokens,
         )
+        _count(self.model.slug, charge, about)
         return charge, future
 
     def _end(self) -> None:
@@ -160,6 +162,15 @@ class Outcome:
     latency_ms: int = 0
     first_token_ms: int | None = None
     ended_at: datetime | None = None
+
+
+def _count(model: str, charge: charging.Charge, about: Outcome) -> None:
+    metrics.TOKENS.add(charge.usage.total_input_tokens, model, "input")
+    metrics.TOKENS.add(charge.usage.total_output_tokens, model, "output")
+    for attempt in about.attempts or ():
+        metrics.ATTEMPTS.add(1, attempt["provider"], attempt["result"])
+    if about.first_token_ms is not None:
+        metrics.FIRST_TOKEN_SECONDS.add(about.first_token_ms / 1000, about.provider)
 
 
 def describe_request(ask: Ask, model: ModelEntry, price: pricing.Price) -> dict[str, Any]:

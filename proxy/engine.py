@@ -14,6 +14,7 @@ from billing.holds import HoldDesk
 from billing.quotas import PlanBook
 from billing.settlement import Settlement
 from catalog.snapshot import LiveCatalog
+from gateway_site import metrics
 from gateway_site.changes import Listener
 from gateway_site.clients import DatabaseUnavailable, Lane
 from keys.authentication import Authenticator
@@ -71,6 +72,7 @@ class Engine:
             self.streams.keep_watch(),
             self._listener.run(),
             self._note_used_keys(),
+            self._show_figures(),
         ):
             self.spawn(work)
 
@@ -78,6 +80,7 @@ class Engine:
         """Settle what is over, then stop everything. Requests that are still open die with the process and are swept."""
         await self.settlement.idle()
         await self.limiter.idle()
+        metrics.pass_on()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -113,6 +116,13 @@ class Engine:
                     await self._housekeeping_lane.fetch(NOTE_USED, [list(used)])
                 except (DatabaseUnavailable, psycopg.Error) as error:
                     log.info("last_used_not_noted", error=str(error))
+
+    async def _show_figures(self) -> None:
+        while True:
+            metrics.STREAMS.set(len(self.streams))
+            metrics.RATE_LIMITS_DEGRADED.set(self.limiter.degraded)
+            metrics.pass_on()
+            await asyncio.sleep(metrics.PASS_ON_SECONDS)
 
 
 def _number(ident: str | None) -> int | None:

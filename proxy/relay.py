@@ -41,6 +41,7 @@ log = structlog.get_logger(__name__)
 
 KEEP_ALIVE = b": keep-alive\n\n"
 LOOK_AHEAD = 1024 * 1024  # how much a provider may send before its first event with data
+LEAST_SECONDS = 1.0  # of the total deadline: with less left no other route is tried
 _FIRST_EVENT = re.compile(rb"(?:^|[\r\n])data:.*?(?:\n\n|\r\n\r\n|\r\r)", re.DOTALL)
 
 
@@ -172,7 +173,7 @@ async def send(engine: "Engine", ticket: Ticket, body: Body, request: openai_cha
     last: failures.UpstreamFailure | None = None
     for candidate in tries:
         began = time.monotonic()
-        if last is not None and _seconds_left(ticket) <= 0:
+        if last is not None and _seconds_left(ticket) < LEAST_SECONDS:
             break
         key = candidate.key.id if candidate.key else None
         first, whole = b"", None
@@ -352,6 +353,9 @@ async def _frames(
         status = "cut"
         if tap.finish_reason and not isinstance(problem, errors.ServerRestarting):
             problem, status = None, "ok"  # everything was said; only the goodbye is missing
+    except Exception as defect:
+        log.exception("internal_error", request_id=str(ticket.ask.request_id))
+        problem, status = defect, "cut"
     finally:
         if status != "ok" or not tap.done:
             answer.close()

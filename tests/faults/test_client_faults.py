@@ -461,16 +461,22 @@ def test_a_server_told_to_stop_ends_its_streams_in_order_and_settles_them(tmp_pa
     customers = [make_customer() for _ in range(3)]
     gated = make_model(provider.base_url, f"gate:{name};chunks=2;text=9")
     quick = make_model(provider.base_url, f"gate:{name}-quick;chunks=2;text=9")
+    held = make_model(provider.base_url, f"hold:{name}-whole")
     stopping.sees_catalog()
     clients = [RawClient(stopping) for _ in customers]
     try:
         for number, (client, customer) in enumerate(zip(clients, customers, strict=True)):
             client.ask(customer, chat(gated if number else quick, stream=True))
             client.read_until(b"word2")
+        clients.append(RawClient(stopping))
+        clients[-1].ask(customers[0], chat(held))
+        provider.wait_until_held(f"{name}-whole")
         stopping.process.send_signal(signal.SIGTERM)
         stopping.wait_until(lambda: _refuses(stopping))
         provider.release(f"{name}-quick")  # what ends by itself in time ends well
         assert b"server_restarting" not in clients[0].read_until(b"[DONE]")
+        provider.release(f"{name}-whole")
+        assert clients.pop().read_until(b"You said: ").startswith(b"HTTP/1.1 200 ")
         for client in clients[1:]:
             tail = client.read_until(b"[DONE]")
             assert b'"code":"server_restarting"' in tail
@@ -479,7 +485,7 @@ def test_a_server_told_to_stop_ends_its_streams_in_order_and_settles_them(tmp_pa
         for client in clients:
             client.socket.close()
         stopping.stop(signal.SIGKILL)
-    assert latest_record(customers[0]).status == "ok"
+    assert latest_record(customers[0], count=2).status == "ok"
     for customer in customers[1:]:
         record = latest_record(customer)
         assert (record.status, record.rule, record.error_code) == ("cut", "delivered", "server_restarting")

@@ -279,6 +279,8 @@ def test_another_route_mends_what_failed_before_the_first_byte_and_nothing_else(
         assert (seen.status, seen.code, seen.headers["x-gateway-attempts"], results) == (200, fate.code, "1", ["ok"])
     elif fate.booked == "error" and fate.status in (400, 413, 422):
         assert (seen.status, seen.code, results) == (fate.status, fate.code, [f"refused_{fate.status}"])
+    elif case == ("endless-comments", False):  # never silent and never whole: the total deadline is used up
+        assert (seen.status, seen.code, results) == (504, "upstream_timeout", ["upstream_timeout"])
     else:
         assert (seen.status, seen.code, seen.headers["x-gateway-attempts"]) == (200, "", "2")
         assert len(results) == 2
@@ -297,7 +299,7 @@ def test_the_canary_behind_a_redirect_is_never_visited(matrix: Matrix, provider:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("fault", ["refused", "unresolvable", "plain-port", "black-hole"])
+@pytest.mark.parametrize("fault", ["refused", "unresolvable", "plain-port", "black-hole", "door-close", "door-reset", "door-silent"])
 def test_a_provider_that_cannot_be_reached_costs_nothing_and_another_route_answers(
     fault: str, stream: bool, impatient: Gateway, provider: FakeProvider, usage_of: Any
 ) -> None:
@@ -317,7 +319,8 @@ def test_a_provider_that_cannot_be_reached_costs_nothing_and_another_route_answe
         with httpx.Client(base_url=impatient.base_url, headers=customer.headers, timeout=30) as client:
             bad = client.post("/chat/completions", json={**body, "model": alone})
             good = client.post("/chat/completions", json={**body, "model": mended})
-    assert (bad.status_code, bad.json()["error"]["code"]) == (502, "provider_error")
+    silent = fault == "door-silent"  # the connection stands: it is the answer that does not come
+    assert (bad.status_code, bad.json()["error"]["code"]) == ((504, "upstream_timeout") if silent else (502, "provider_error"))
     assert usage_of(bad.headers["x-request-id"]).cost == 0
     assert (good.status_code, good.headers["x-gateway-attempts"]) == (200, "2")
     assert usage_of(good.headers["x-request-id"]).cost > 0
@@ -330,6 +333,10 @@ def _unreachable(fault: str, provider: FakeProvider) -> Iterator[str]:
         yield "http://nobody.invalid/v1"
     elif fault == "plain-port":
         yield provider.base_url.replace("http://", "https://")
+    elif fault.startswith("door-"):
+        with FakeProvider() as other:
+            other.set_door(fault.removeprefix("door-"))
+            yield other.base_url
     elif fault == "refused":
         yield f"http://127.0.0.1:{free_port()}/v1"
     else:
@@ -357,15 +364,38 @@ def test_the_next_request_on_a_desynchronised_connection_gets_its_own_answer(imp
                 assert answer.json()["choices"][0]["message"]["content"] == f"You said: turn {turn} {model}"
 
 
-def test_a_wait_the_provider_asks_for_is_kept_and_told(impatient: Gateway, provider: FakeProvider) -> None:
-    customer = make_customer()
-    model = make_model(provider.base_url, "fault:status-429;retry=huge")
+@pytest.mark.parametrize(
+    ("asked", "least", "most"),
+    [("seconds", 1, 2), ("date", 1, 2), ("huge", 50, 60), ("-5", 1, 1), ("NaN", 1, 1), ("soon", 1, 1)],
+)
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_wait_the_provider_asks_for_is_kept_and_told(
+    asked: str, least: int, most: int, status: int, impatient: Gateway, provider: FakeProvider
+) -> None:
+    customer, upstream = make_customer(), f"fault:status-{status};retry={asked}"
+    model = make_model(provider.base_url, upstream)
     impatient.sees_catalog()
     body = {"model": model, "messages": [{"role": "user", "content": "hi"}]}
     with httpx.Client(base_url=impatient.base_url, headers=customer.headers, timeout=30) as client:
         busy = client.post("/chat/completions", json=body)
-        kept = client.post("/chat/completions", json=body)
-    assert busy.status_code == 429
-    assert (kept.status_code, kept.json()["error"]["code"]) == (429, "rate_limit_exceeded")
-    assert 50 <= int(kept.headers["retry-after"]) <= 60  # the provider asked for three thousand years
-    assert len([request for request in provider.requests if request.model == "fault:status-429;retry=huge"]) == 1
+        again = client.post("/chat/completions", json=body)
+    assert busy.status_code == (429 if status == 429 else 502)
+    assert least <= int(busy.headers["retry-after"])
+    assert least <= int(again.headers["retry-after"]) <= most
+    received = len([request for request in provider.requests if request.model == upstream])
+    if most > 1:
+        assert (again.status_code, again.json()["error"]["code"], received) == (429, "rate_limit_exceeded", 1)
+    else:
+        assert (again.status_code, received) == (busy.status_code, 2)  # nothing usable was asked: the only route is tried again
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("knobs", ["status=400", "status=422", "status=500", "midstream=1", "status=429"])
+def test_secrets_in_a_providers_error_text_reach_nobody(knobs: str, stream: bool, impatient: Gateway, provider: FakeProvider) -> None:
+    customer, model = make_customer(), make_model(provider.base_url, f"fault:leaks-secrets;{knobs}")
+    impatient.sees_catalog()
+    body = {"model": model, "stream": stream, "messages": [{"role": "user", "content": "hi"}]}
+    answer = httpx.post(f"{impatient.base_url}/chat/completions", json=body, headers=customer.headers, timeout=30)
+    text = answer.text + repr([line for line in answer.headers.items() if line[0] != "x-gateway-provider"])
+    assert not [private for private in PRIVATE if private in text and private != "fault:"]
+    assert "set-cookie" not in answer.headers

@@ -45,10 +45,9 @@ WRITERS = st.sampled_from(
 def test_arbitrary_bytes_are_an_object_or_invalid_json(raw: bytes) -> None:
     try:
         body = parse_body(raw)
-    except InvalidJson as error:
-        assert str(error)
-    else:
-        assert isinstance(body.fields, dict)
+    except InvalidJson:
+        return
+    assert isinstance(body.fields, dict)
 
 
 @given(st.text(alphabet='{}[]",:\\u0041 truefalsn1e+-.', max_size=200))

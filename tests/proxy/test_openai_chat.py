@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from catalog.usage import TokenUsage
+from catalog.usage import BUCKETS, TokenUsage
 from proxy.body import parse_body
 from proxy.formats import openai_chat
 from proxy.formats.openai_chat import ChatTap, InvalidRequest, NotAnAnswer
@@ -224,7 +224,7 @@ def test_whatever_a_provider_says_no_bucket_is_negative_and_none_is_lost(usage: 
     read = openai_chat.read_usage(usage)
     if read is None:
         return
-    assert read.is_sane()
+    assert all(getattr(read, bucket) >= 0 for bucket in BUCKETS)
     assert read.total_input_tokens >= (usage.get("prompt_tokens") or 0)
     assert read.total_output_tokens >= (usage.get("completion_tokens") or 0)
 

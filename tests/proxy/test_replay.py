@@ -189,6 +189,22 @@ def test_an_error_in_a_stream_reaches_the_client_as_ours(case: Case, served: dic
     assert error["code"] == "provider_error"
 
 
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_the_bytes_are_the_same_however_the_provider_cut_them(
+    size: int, served: dict[str, Served], gateway: Gateway, provider: FakeProvider, payer: Customer
+) -> None:
+    """The smallest recorded stream of every provider, in pieces of so many bytes."""
+    smallest = {case.provider: case for case in sorted(STREAMS, key=lambda case: -len(case.response_bytes))}.values()
+    slugs = {
+        case: make_model(provider.base_url, f"replay:{case.id}@{size}", kind=KIND_OF.get(case.provider, "custom")) for case in smallest
+    }
+    gateway.sees_catalog()
+    with httpx.Client(base_url=gateway.base_url, headers=payer.headers, timeout=30) as client:
+        for case, slug in slugs.items():
+            answer = client.post("/chat/completions", content=_request(case, slug), headers={"Content-Type": "application/json"})
+            assert answer.content == served[case.id].body, case.id
+
+
 # What the provider got
 
 
