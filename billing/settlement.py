@@ -1,8 +1,8 @@
 """Settles finished requests for one process: in batches, retried with the same ids, and through a spool on disk when PostgreSQL is away.
 
-`submit` never blocks and needs no await, so it is safe in a `finally` that is being cancelled. A record that could not be written to
-PostgreSQL within `patience` seconds is appended to an fsynced file, which is replayed when the server is back or at the next start; replaying
-is harmless because a request that has a usage record is charged nothing again.
+`submit` never blocks and needs no await, so it is safe in a `finally` that is being cancelled. A batch that PostgreSQL did not take is written
+to an fsynced file at once (waiting in memory would lose it with the process), which is replayed every second and by whoever starts next;
+replaying is harmless because a request that has a usage record is charged nothing again.
 """
 
 import asyncio
@@ -27,7 +27,6 @@ from gateway_site.clients import DatabaseUnavailable, Lane
 log = structlog.get_logger(__name__)
 
 SETTLE = "SELECT ord, outcome, charged, written_off FROM billing_settle(%s::jsonb, %s, %s)"
-RETRY_SECONDS = 0.1
 REPLAY_SECONDS = 1.0
 REPLAY_BATCH = 100
 
@@ -44,12 +43,10 @@ class Settled:
 class Settlement:
     """One process's way to settle. `spool` is a folder; each process appends to a file of its own there."""
 
-    def __init__(self, lane: Lane, *, spool: Path, patience: float = 2.0) -> None:
+    def __init__(self, lane: Lane, *, spool: Path) -> None:
         self._lane = lane
-        self._patience = patience
         self._batches: Batcher[dict[str, Any], Settled] = Batcher(self._settle)
         self._spool = Spool(spool)
-        self.unsettled = 0
 
     def submit(self, record: dict[str, Any]) -> "asyncio.Future[Settled]":
         """Book a finished request (the fields of `billing_settle`); returns at once."""
@@ -84,35 +81,36 @@ class Settlement:
             with claimed:
                 records = claimed.records()
                 for start in range(0, len(records), REPLAY_BATCH):
-                    await self._book(records[start : start + REPLAY_BATCH])
+                    await self._book_or_set_aside(records[start : start + REPLAY_BATCH])
                 claimed.remove()
                 count += len(records)
                 log.info("spool_replayed", file=claimed.path.name, records=len(records))
         return count
 
     async def _settle(self, batch: Sequence[dict[str, Any]]) -> list[Settled | Exception]:
-        give_up_at = time.monotonic() + self._patience
-        while True:
-            try:
-                return list(await self._book(batch))
-            except (DatabaseUnavailable, psycopg.Error) as error:
-                if isinstance(error, psycopg.Error) and not isinstance(error, psycopg.OperationalError):
-                    return await self._book_one_by_one(batch, error)
-                if time.monotonic() > give_up_at:
-                    self._spool.append(batch)
-                    metrics.SETTLEMENTS.add(len(batch), "spooled")
-                    log.error("settlement_spooled", records=len(batch), error=str(error))
-                    return [Settled("spooled", 0, 0)] * len(batch)
-                await asyncio.sleep(RETRY_SECONDS)
+        try:
+            return list(await self._book_or_set_aside(batch))
+        except (DatabaseUnavailable, psycopg.OperationalError) as error:
+            self._spool.append(batch)
+            log.error("settlement_spooled", records=len(batch), error=str(error))
+            return [Settled("spooled", 0, 0)] * len(batch)
 
-    async def _book_one_by_one(self, batch: Sequence[dict[str, Any]], error: psycopg.Error) -> list[Settled | Exception]:
-        """One record PostgreSQL refuses must not keep the others from being charged: it is set aside and shouted about."""
-        if len(batch) == 1:
+    async def _book_or_set_aside(self, batch: Sequence[dict[str, Any]]) -> list[Settled]:
+        """Book a batch. A record PostgreSQL refuses must not keep the others from being charged: it is set aside and shouted about.
+
+        Raises: DatabaseUnavailable, psycopg.OperationalError.
+        """
+        try:
+            return await self._book(batch)
+        except psycopg.OperationalError:
+            raise
+        except psycopg.Error as error:
+            if len(batch) > 1:
+                return [answer for record in batch for answer in await self._book_or_set_aside([record])]
             log.critical("settlement_refused", record=orjson.dumps(batch[0], default=str).decode(), error=str(error))
             self._spool.set_aside(batch, str(error))
             metrics.SETTLEMENTS.add(1, "refused")
             return [Settled("refused", 0, 0)]
-        return [answer for record in batch for answer in await self._settle([record])]
 
     async def _book(self, batch: Sequence[dict[str, Any]]) -> list[Settled]:
         rows = await self._lane.fetch(SETTLE, [orjson.dumps(batch).decode(), uuid.uuid4(), datetime.now(UTC)])

@@ -34,7 +34,7 @@ from gateway_site.embedded.valkey import Valkey
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 VICTIMS = (*("web worker", "web", "celery", "postgres", "valkey") * 3, "postgres, then web")
-OUTAGE_SECONDS = 3.0  # longer than settlement's patience: what is finished meanwhile goes to the spool
+OUTAGE_SECONDS = 3.0  # what is finished meanwhile goes to the spool
 CLIENTS = 16
 CALM_SECONDS = 60
 # What the fake provider is asked to be: quick answers, streams that are often cut by a kill, and one that never says what it used.
