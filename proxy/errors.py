@@ -18,7 +18,7 @@ from gateway_site.clients import DatabaseUnavailable
 from keys import authentication
 from proxy import failures
 from proxy.body import InvalidJson
-from proxy.formats.openai_chat import InvalidRequest
+from proxy.formats.base import InvalidRequest
 from proxy.rate_limits import RateLimited
 
 HELP_URL = "/docs/errors#"

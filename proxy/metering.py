@@ -11,7 +11,7 @@ from billing import charging
 from catalog import pricing
 from catalog.usage import TokenUsage
 from proxy.admission import Ticket
-from proxy.formats.openai_chat import BYTES_PER_TOKEN, ChatTap, read_usage
+from proxy.formats.base import BYTES_PER_TOKEN, Tap
 
 GROW_AT = 0.5  # ask for more when half of the held stretch is delivered
 STRETCH_FACTOR = 2  # each stretch is as long as all before it, so a long answer asks a handful of times
@@ -22,7 +22,7 @@ class Meter:
 
     __slots__ = ("_growth", "_held_tokens", "_noted_at", "_price", "_tap", "_ticket")
 
-    def __init__(self, ticket: Ticket, tap: ChatTap) -> None:
+    def __init__(self, ticket: Ticket, tap: Tap) -> None:
         self._ticket = ticket
         self._tap = tap
         self._price = ticket.price
@@ -74,7 +74,7 @@ class Meter:
     def happened(self, status: str) -> charging.Happened:
         """What is known now that the stream is over."""
         return charging.Happened(
-            reported=read_usage(self._tap.usage),
+            reported=self._tap.usage,
             estimate=self.estimate(),
             finish_reason=self._tap.finish_reason,
             status=status,

@@ -5,7 +5,6 @@ settles exactly once.
 """
 
 import asyncio
-import re
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable
@@ -13,21 +12,21 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import orjson
 import structlog
 from django.conf import settings
 
 from billing import charging, holds
+from billing.settlement import Settled
 from catalog import money, pricing
 from catalog.snapshot import ModelEntry, ModelNotFound
 from catalog.usage import TokenUsage
 from keys.authentication import KeyGrant, read_key
-from proxy import admission, errors, failures, routing
+from proxy import admission, errors, failures, passages, routing
 from proxy.admission import Ask, Outcome, Ticket
 from proxy.body import Body, parse_body
-from proxy.formats import openai_chat
+from proxy.formats.base import BYTES_PER_TOKEN, Facts, InvalidRequest, NotAnAnswer, Tap, Whole
 from proxy.metering import Meter
-from proxy.providers.registry import DECLARATIONS
+from proxy.passages import SURFACES, Passage, Surface
 from proxy.rate_limits import Reading
 from proxy.routing import Candidate
 from proxy.sse import EventTooLarge
@@ -39,10 +38,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-KEEP_ALIVE = b": keep-alive\n\n"
 LOOK_AHEAD = 1024 * 1024  # how much a provider may send before its first event with data
 LEAST_SECONDS = 1.0  # of the total deadline: with less left no other route is tried
-_FIRST_EVENT = re.compile(rb"(?:^|[\r\n])data:.*?(?:\n\n|\r\n\r\n|\r\r)", re.DOTALL)
 
 
 @dataclass(slots=True)
@@ -83,35 +80,37 @@ class Attempts:
 
 @dataclass(slots=True)
 class Exchange:
-    """An answer to a request: from which candidate, after which attempts. `first` is what was read of a stream; else it is `whole`."""
+    """An answer to a request: from which candidate, after which attempts. It is `whole`, or a stream: `first` was read of it so far."""
 
     candidate: Candidate
     answer: Answer
     first: bytes
-    whole: openai_chat.ChatAnswer | None
+    tap: Tap
+    whole: Whole | None
     attempts: Attempts
 
 
 async def relay(engine: "Engine", call: Call) -> WholeAnswer | OpenStream:
-    """Serve one chat completion.
+    """Serve one request.
 
     Raises: every condition of `proxy.errors.TABLE`.
     """
+    surface = SURFACES[call.endpoint]
     grant = await authenticate(engine, call)
     body = parse_body(call.raw)
-    request = openai_chat.read_request(body)
-    if request.stream:
+    facts = surface.read(body)
+    if facts.stream:
         call.watch()  # anything else is served to its end: the provider bills it whether the client waits or not
-    model, price = find_model(engine, request.model, call.started_at, kind="text")
-    ticket = await admit(engine, call, request, grant, model, price)
+    model, price = find_model(engine, facts.model, call.started_at, kind="text")
+    ticket = await admit(engine, call, facts, grant, model, price)
     attempts = Attempts()
     try:
-        exchange = await send(engine, ticket, body, request, attempts)
+        exchange = await send(engine, ticket, surface, body, facts, attempts)
     except BaseException as error:
         _settle_unanswered(ticket, attempts, error)
         raise
     if exchange.whole is None:
-        return _stream(engine, ticket, request, exchange)
+        return _stream(engine, ticket, surface, exchange)
     return await _answer_whole(ticket, exchange, exchange.whole)
 
 
@@ -134,22 +133,20 @@ def find_model(engine: "Engine", name: str, now: datetime, *, kind: str) -> tupl
     return model, price
 
 
-async def admit(
-    engine: "Engine", call: Call, request: openai_chat.ChatRequest, grant: KeyGrant, model: ModelEntry, price: pricing.Price
-) -> Ticket:
+async def admit(engine: "Engine", call: Call, facts: Facts, grant: KeyGrant, model: ModelEntry, price: pricing.Price) -> Ticket:
     """Take the gates; a key whose budget changed since it was read is read again, once. Raises: what `admission.admit` raises."""
     if grant.is_test and all(route.provider.kind != "demo" for route in routing.routes_of(engine.catalog.current, model)):
         raise errors.ModelNotAllowed(model.slug, scope="test key")
     ask = Ask(
         request_id=call.request_id,
         endpoint=call.endpoint,
-        format=openai_chat.NAME,
-        stream=request.stream,
-        input_bound=request.input_bound,
-        input_estimate=request.input_estimate,
-        output_limit=request.output_limit,
-        choices=request.choices,
-        user_tag=request.user_tag,
+        format=call.endpoint,
+        stream=facts.stream,
+        input_bound=facts.input_bound,
+        input_estimate=facts.input_estimate,
+        output_limit=facts.output_limit,
+        choices=facts.choices,
+        user_tag=facts.user_tag,
         max_cost=_read_maximum(call),
         started_at=call.started_at,
         clock=call.clock,
@@ -163,13 +160,13 @@ async def admit(
         return await admission.admit(engine, ask, grant, terms, model, price)
 
 
-async def send(engine: "Engine", ticket: Ticket, body: Body, request: openai_chat.ChatRequest, attempts: Attempts) -> Exchange:
+async def send(engine: "Engine", ticket: Ticket, surface: Surface, body: Body, facts: Facts, attempts: Attempts) -> Exchange:
     """Try the routes until one answers: until the first event of a stream, or the whole of anything else, has arrived.
 
     Raises: RequestRefused, the last UpstreamFailure, ProviderBusy when every route asked to wait, NoRoute when there is none to try.
     """
     routes = routing.routes_of(engine.catalog.current, ticket.model)
-    tries = routing.candidates(routes, health=engine.health, now=time.monotonic(), speaks=openai_chat.NAME, demo_only=ticket.grant.is_test)
+    tries = routing.candidates(routes, health=engine.health, now=time.monotonic(), speaks=surface.name, demo_only=ticket.grant.is_test)
     last: failures.UpstreamFailure | None = None
     for candidate in tries:
         began = time.monotonic()
@@ -178,11 +175,12 @@ async def send(engine: "Engine", ticket: Ticket, body: Body, request: openai_cha
         key = candidate.key.id if candidate.key else None
         first, whole = b"", None
         try:
-            answer = await _send_one(engine, ticket, body, request, candidate)
-            if request.stream:
-                first = await _first_events(answer)
+            passage = passages.plan(surface, body, facts, candidate, output_limit=ticket.output_limit if ticket.clamped else None)
+            answer = await engine.upstream.send(candidate, path=passage.path, body=passage.raw, headers=passage.headers)
+            if facts.stream:
+                first = await _first_events(answer, passage)
             else:
-                whole = await _read_whole(answer, ticket)
+                whole = await _read_whole(answer, passage, ticket)
         except failures.UpstreamFailure as failure:
             engine.health.note_failure(candidate.route.id, key, failure, time.monotonic())
             attempts.note(candidate, failure.code, began)
@@ -204,30 +202,14 @@ async def send(engine: "Engine", ticket: Ticket, body: Body, request: openai_cha
             raise
         engine.health.note_success(candidate.route.id, key)
         attempts.note(candidate, "ok", began)
-        return Exchange(candidate, answer, first, whole, attempts)
+        return Exchange(candidate, answer, first, passage.make_tap(), whole, attempts)
     if last is not None:
         raise last
     wait = routing.shortest_wait(routes, health=engine.health, now=time.monotonic())
     raise failures.NoRoute(ticket.model.slug) if wait is None else failures.ProviderBusy(429, wait)
 
 
-async def _send_one(engine: "Engine", ticket: Ticket, body: Body, request: openai_chat.ChatRequest, candidate: Candidate) -> Answer:
-    declaration = DECLARATIONS[candidate.route.provider.kind]
-    raw = openai_chat.splice_request(
-        body,
-        request,
-        upstream_model=candidate.route.upstream_model,
-        output_limit=ticket.output_limit if ticket.clamped else None,
-        limit_field=declaration.output_limit_field,
-        streams_usage=declaration.streams_usage,
-    )
-    fields = body.fields
-    if candidate.route.provider.kind == "demo":
-        fields = orjson.loads(raw)
-    return await engine.upstream.send(candidate, endpoint=openai_chat.NAME, body=raw, fields=fields)
-
-
-async def _first_events(answer: Answer) -> bytes:
+async def _first_events(answer: Answer, passage: Passage) -> bytes:
     """Read a stream until its first event with data; an error there is a failure that another route may mend.
 
     A provider that only sends comments for a while is thinking: after the keep-alive interval the stream begins with what there is.
@@ -236,7 +218,7 @@ async def _first_events(answer: Answer) -> bytes:
     data = b""
     try:
         async with asyncio.timeout(settings.KEEPALIVE_SECONDS):
-            while not _FIRST_EVENT.search(data):
+            while not passage.begins.search(data):
                 more = await answer.read_any()
                 if not more:
                     break
@@ -244,7 +226,7 @@ async def _first_events(answer: Answer) -> bytes:
                 if len(data) > LOOK_AHEAD:
                     raise failures.BrokenAnswer("a stream that does not begin")
             else:
-                return _without_error(data)
+                return _without_error(data, passage)
     except TimeoutError:
         return data
     except BaseException:  # a client who hangs up now leaves nobody else to close it
@@ -254,10 +236,10 @@ async def _first_events(answer: Answer) -> bytes:
     raise failures.BrokenAnswer("not a stream of events" if data else "an empty answer")
 
 
-def _without_error(data: bytes) -> bytes:
+def _without_error(data: bytes, passage: Passage) -> bytes:
     if b'"error"' not in data:
         return data
-    tap = openai_chat.ChatTap(wants_usage=True)
+    tap = passage.make_tap()
     try:
         tap.feed(data)
     except EventTooLarge as error:
@@ -267,47 +249,49 @@ def _without_error(data: bytes) -> bytes:
     return data
 
 
-async def _answer_whole(ticket: Ticket, exchange: Exchange, whole: openai_chat.ChatAnswer) -> WholeAnswer:
+async def _answer_whole(ticket: Ticket, exchange: Exchange, whole: Whole) -> WholeAnswer:
     """Settle, and hand the answer over with its cost. The client may have left: the provider bills all the same."""
     estimate = TokenUsage(
         input_tokens=min(ticket.ask.input_estimate, ticket.model.context),
-        output_tokens=-(-whole.output_bytes // openai_chat.BYTES_PER_TOKEN),
+        output_tokens=-(-whole.output_bytes // BYTES_PER_TOKEN),
     )
-    reported = openai_chat.read_usage(whole.usage)
-    happened = charging.Happened(reported, estimate, whole.finish_reason, "ok", is_test=ticket.grant.is_test)
-    outcome = _outcome(ticket, exchange.candidate, exchange.attempts, reported_cost=openai_chat.read_reported_cost(whole.usage))
+    happened = charging.Happened(whole.usage, estimate, whole.finish_reason, "ok", is_test=ticket.grant.is_test)
+    outcome = _outcome(ticket, exchange.candidate, exchange.attempts, reported_cost=whole.reported_cost)
     charge, settled = ticket.settle(happened, outcome)
     cost = charge.cost
     if cost > ticket.held:
-        cost = (await settled).charged  # only then may less have been charged than it cost
-    usage = whole.usage or openai_chat.render_usage(charge.usage)
-    spliced = whole.body.splice({"usage": openai_chat.with_cost(usage, cost=cost, upstream_cost=charge.upstream_cost)})
-    return WholeAnswer(spliced, [*_headers(ticket, exchange), ("x-gateway-cost-usd", money.usd(cost))])
+        cost = _charged(await settled, cost)  # only then may less have been charged than it cost
+    raw = whole.render(estimate=charge.usage, cost=cost, upstream_cost=charge.upstream_cost)
+    return WholeAnswer(raw, [*_headers(ticket, exchange), ("x-gateway-cost-usd", money.usd(cost))])
 
 
-async def _read_whole(answer: Answer, ticket: Ticket) -> openai_chat.ChatAnswer:
+async def _read_whole(answer: Answer, passage: Passage, ticket: Ticket) -> Whole:
     """Read an answer in one piece; the client has seen none of it, so another route may mend a broken one. Raises: UpstreamFailure."""
     try:
         async with asyncio.timeout(max(_seconds_left(ticket), 0.001)):
-            return openai_chat.read_answer(await answer.read_all(LARGEST_ANSWER))
+            return passage.read_whole(await answer.read_all(LARGEST_ANSWER))
     except TimeoutError as error:
         raise failures.TimedOut("the answer was not complete within the total deadline") from error
-    except openai_chat.NotAnAnswer as error:
+    except NotAnAnswer as error:
         raise failures.BrokenAnswer(str(error)) from error
     finally:
         answer.close()
+
+
+def _charged(settled: Settled, cost: int) -> int:
+    return cost if settled.outcome == "spooled" else settled.charged
 
 
 def _seconds_left(ticket: Ticket) -> float:
     return float(settings.TOTAL_TIMEOUT_SECONDS) - (time.monotonic() - ticket.ask.clock)
 
 
-def _stream(engine: "Engine", ticket: Ticket, request: openai_chat.ChatRequest, exchange: Exchange) -> OpenStream:
+def _stream(engine: "Engine", ticket: Ticket, surface: Surface, exchange: Exchange) -> OpenStream:
     stream = OpenStream(
-        headers=_headers(ticket, exchange), keep_alive=KEEP_ALIVE, deadline=ticket.ask.clock + settings.TOTAL_TIMEOUT_SECONDS
+        headers=_headers(ticket, exchange), keep_alive=surface.keep_alive, deadline=ticket.ask.clock + settings.TOTAL_TIMEOUT_SECONDS
     )
     stream.hang_up = exchange.answer.close
-    stream.frames = _frames(engine, ticket, exchange, openai_chat.ChatTap(wants_usage=request.wants_usage), stream)
+    stream.frames = _frames(engine, ticket, exchange, stream)
 
     def abandon() -> None:
         """Settle a stream whose client left before the first frame: its frames never ran, so nothing else would."""
@@ -319,11 +303,9 @@ def _stream(engine: "Engine", ticket: Ticket, request: openai_chat.ChatRequest, 
     return stream
 
 
-async def _frames(
-    engine: "Engine", ticket: Ticket, exchange: Exchange, tap: openai_chat.ChatTap, stream: OpenStream
-) -> AsyncGenerator[bytes, None]:
+async def _frames(engine: "Engine", ticket: Ticket, exchange: Exchange, stream: OpenStream) -> AsyncGenerator[bytes, None]:
     """The stream as the client sees it: the provider's bytes, then the end that fits what happened; settled whatever happens."""
-    answer = exchange.answer
+    answer, tap = exchange.answer, exchange.tap
     meter = Meter(ticket, tap)
     first_token_ms = round((time.monotonic() - ticket.ask.clock) * 1000)
     status = "aborted"  # what it is unless the provider ends it: the client hung up
@@ -359,7 +341,7 @@ async def _frames(
     finally:
         if status != "ok" or not tap.done:
             answer.close()
-        outcome = _outcome(ticket, exchange.candidate, exchange.attempts, reported_cost=openai_chat.read_reported_cost(tap.usage))
+        outcome = _outcome(ticket, exchange.candidate, exchange.attempts, reported_cost=tap.reported_cost)
         outcome.first_token_ms = first_token_ms
         if problem is not None:
             outcome.error_code = errors.describe(problem).code
@@ -372,13 +354,10 @@ async def _frames(
             errors.render(errors.describe(problem), str(ticket.ask.request_id)), ran_out=isinstance(problem, errors.WalletRanOut)
         )
         return
-    cost = charge.cost if charge.cost <= ticket.held else (await settled).charged
-    usage = None
-    if tap.shows_usage:
-        usage = openai_chat.with_cost(tap.usage or openai_chat.render_usage(charge.usage), cost=cost, upstream_cost=charge.upstream_cost)
+    cost = charge.cost if charge.cost <= ticket.held else _charged(await settled, charge.cost)
     if tap.done:
         engine.spawn(_read_goodbye(answer))
-    yield tap.finish(usage=usage)
+    yield tap.finish(estimate=charge.usage, cost=cost, upstream_cost=charge.upstream_cost)
 
 
 async def _read_next(answer: Answer, stream: OpenStream) -> bytes:
@@ -458,8 +437,8 @@ def _read_maximum(call: Call) -> int | None:
             try:
                 maximum = money.nano_from_usd(value.decode("latin-1").strip())
             except money.NotAnAmount as error:
-                raise openai_chat.InvalidRequest("The header 'x-max-cost' must be an amount in dollars.", param="x-max-cost") from error
+                raise InvalidRequest("The header 'x-max-cost' must be an amount in dollars.", param="x-max-cost") from error
             if maximum <= 0:
-                raise openai_chat.InvalidRequest("The header 'x-max-cost' must be more than zero.", param="x-max-cost")
+                raise InvalidRequest("The header 'x-max-cost' must be more than zero.", param="x-max-cost")
             return maximum
     return None

@@ -5,11 +5,12 @@ is 200 MiB from 200 KiB), no redirects, no proxies from the environment, no cook
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 import aiohttp
+import orjson
 from django.conf import settings
 
 from proxy import egress, failures
@@ -21,8 +22,13 @@ from proxy.routing import Candidate
 LARGEST_ANSWER = 32 * 1024 * 1024
 LARGEST_ERROR = 64 * 1024
 READ_BUFFER = 256 * 1024
-PATHS = {"chat": "chat_path"}
-Endpoint = demo.Endpoint
+COMMON_HEADERS = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream", "Accept-Encoding": "identity"}
+DEMO_ENDPOINTS: dict[str, demo.Endpoint] = {
+    "/chat/completions": "chat",
+    "/completions": "completions",
+    "/embeddings": "embeddings",
+    "/images/generations": "images",
+}
 
 
 class Answer(Protocol):
@@ -61,15 +67,15 @@ class Upstream:
             if session is not None:
                 await session.close()
 
-    async def send(self, candidate: Candidate, *, endpoint: Endpoint, body: bytes, fields: Mapping[str, Any]) -> Answer:
+    async def send(self, candidate: Candidate, *, path: str, body: bytes, headers: Sequence[tuple[str, str]] = ()) -> Answer:
         """Send a request to one provider and return its answer, once its status says that there is one.
 
-        `fields` is `body` parsed, for the demo provider.
+        `path` follows the provider's base address; `headers` come on top of those that every call has.
         Raises: UpstreamFailure; RequestRefused.
         """
         provider = candidate.route.provider
         if provider.kind == "demo":
-            return await _open_demo(candidate.route.upstream_model, endpoint, fields)
+            return await _open_demo(candidate.route.upstream_model, path, body)
         try:
             egress.check_base_url(provider.base_url, allow_private=provider.allow_private)
         except egress.AddressForbidden as error:
@@ -78,14 +84,12 @@ class Upstream:
         session = self._open if provider.allow_private else self._guarded
         if session is None:
             raise failures.CannotConnect("the pools are not open")
-        headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream", "Accept-Encoding": "identity"}
+        sent = {**COMMON_HEADERS, **dict(headers)}
         if candidate.key is not None:
-            headers.update(declaration.sign(candidate.key.secret))
+            sent.update(declaration.sign(candidate.key.secret))
         try:
             async with asyncio.timeout(settings.FIRST_BYTE_TIMEOUT_SECONDS):
-                response = await session.post(
-                    provider.base_url + getattr(declaration, PATHS[endpoint]), data=body, headers=headers, allow_redirects=False
-                )
+                response = await session.post(provider.base_url + path, data=body, headers=sent, allow_redirects=False)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectionResetError) as error:
             raise failures.CannotConnect(type(error).__name__) from error
         except TimeoutError as error:
@@ -159,8 +163,8 @@ class _HttpAnswer:
             self._response.close()
 
 
-async def _open_demo(upstream_model: str, endpoint: Endpoint, fields: Mapping[str, Any]) -> Answer:
-    script = demo.answer(upstream_model, fields, endpoint=endpoint, created=int(datetime.now(UTC).timestamp()))
+async def _open_demo(upstream_model: str, path: str, body: bytes) -> Answer:
+    script = demo.answer(upstream_model, orjson.loads(body), endpoint=DEMO_ENDPOINTS[path], created=int(datetime.now(UTC).timestamp()))
     answer = _DemoAnswer(script)
     if script.status != 200:
         raise read_failure(script.status, dict(script.headers), await answer.read_all(LARGEST_ERROR))

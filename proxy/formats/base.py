@@ -1,24 +1,77 @@
 """What a format offers to the relay: how to read a request's facts, how to pass its answers through, and how to bridge to and from the hub."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 from catalog.usage import TokenUsage
 from proxy.formats.conversation import Answer, Conversation, Echo, Event, Target
 
+FormatName = Literal["chat", "responses", "messages", "gemini"]
+BYTES_PER_TOKEN = 4  # for estimates; bounds count a token a byte
 
-class Tap(Protocol):
-    """Watches a stream go by, passing it through or translating it; whole events in the client's format come out.
 
-    `usage_json` is the provider's own usage object when the format passes through (it may gain a cost), None when bridged.
+class InvalidRequest(Exception):
+    """A field of the request is missing or out of bounds."""
+
+    def __init__(self, message: str, *, param: str | None = None, code: str = "invalid_request_error") -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code
+
+
+class NotAnAnswer(Exception):
+    """The body is not an answer of the format."""
+
+
+@dataclass(slots=True)
+class Facts:
+    """What the gateway needs to know of a request, whatever its format. Tokens: `input_bound` can not be exceeded, `input_estimate` is likely.
+
+    `output_limit` is the client's own for one choice; None when it gave none.
     """
+
+    model: str
+    stream: bool
+    wants_usage: bool
+    choices: int
+    output_limit: int | None
+    input_bound: int
+    input_estimate: int
+    user_tag: str = ""
+
+
+class Whole(Protocol):
+    """An answer in one piece, in the client's format."""
 
     usage: TokenUsage | None
     reported_cost: int | None  # nano-USD, where the provider says what the request cost
     finish_reason: str
     output_bytes: int
+
+    def render(self, *, estimate: TokenUsage, cost: int, upstream_cost: int) -> bytes:
+        """The bytes to send, with the cost (nano-USD) where the format shows it."""
+        ...
+
+
+class Tap(Protocol):
+    """Watches a stream go by, passing it through or translating it; whole events in the client's format come out."""
+
+    finish_reason: str
+    output_bytes: int
     done: bool
     error: Any
+
+    @property
+    def usage(self) -> TokenUsage | None:
+        """What the provider said so far of the tokens."""
+        ...
+
+    @property
+    def reported_cost(self) -> int | None:
+        """What the provider says the request cost, in nano-USD."""
+        ...
 
     @property
     def has_output(self) -> bool:

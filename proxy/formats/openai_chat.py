@@ -6,7 +6,6 @@ limit; the answer's are `usage` (which gains `cost`) and the usage chunk, added 
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -14,6 +13,7 @@ import orjson
 from catalog import money
 from catalog.usage import TokenUsage
 from proxy.body import Body
+from proxy.formats.base import BYTES_PER_TOKEN, Facts, InvalidRequest, NotAnAnswer
 from proxy.sse import Splitter
 
 NAME: Final = "chat"
@@ -22,7 +22,6 @@ MOST_CHOICES = 128
 MOST_OUTPUT = 10_000_000
 TOKENS_PER_MESSAGE = 8  # roles and separators, and a little more
 TOKENS_PER_MEDIUM = 3000  # an image or file given by reference costs tokens that its few bytes do not show
-BYTES_PER_TOKEN = 4  # for estimates; bounds count a token a byte
 LIMIT_FIELDS = ("max_completion_tokens", "max_tokens")
 
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
@@ -33,32 +32,7 @@ _DELTA = re.compile(rb'"(?:content|reasoning_content|reasoning|arguments|refusal
 _DONE = b"data: [DONE]\n\n"
 
 
-class InvalidRequest(Exception):
-    """A field of the request is missing or out of bounds."""
-
-    def __init__(self, message: str, *, param: str | None = None, code: str = "invalid_request_error") -> None:
-        super().__init__(message)
-        self.message = message
-        self.param = param
-        self.code = code
-
-
-@dataclass(slots=True)
-class ChatRequest:
-    """What the gateway needs to know of a request. Tokens: `input_bound` can not be exceeded, `input_estimate` is likely."""
-
-    model: str
-    stream: bool
-    wants_usage: bool
-    choices: int
-    output_limit: int | None
-    limit_field: str | None
-    input_bound: int
-    input_estimate: int
-    user_tag: str
-
-
-def read_request(body: Body, *, default_model: str | None = None) -> ChatRequest:
+def read_request(body: Body, *, default_model: str | None = None) -> Facts:
     """Read and check a request.
 
     Raises: InvalidRequest.
@@ -82,18 +56,16 @@ def read_request(body: Body, *, default_model: str | None = None) -> ChatRequest
     if not isinstance(wants_usage, bool):
         raise InvalidRequest("The field 'stream_options.include_usage' must be true or false.", param="stream_options")
     choices = _read_count(fields, "n", most=MOST_CHOICES) or 1
-    limit_field = next((name for name in LIMIT_FIELDS if fields.get(name) is not None), None)
     limits = [limit for name in LIMIT_FIELDS if (limit := _read_count(fields, name, most=MOST_OUTPUT)) is not None]
     media = sum(_count_media(message.get("content")) for message in messages)
     overhead = TOKENS_PER_MESSAGE * len(messages) + TOKENS_PER_MEDIUM * media
     user = fields.get("user")
-    return ChatRequest(
+    return Facts(
         model=model,
         stream=stream,
         wants_usage=stream and wants_usage,
         choices=choices,
         output_limit=max(limits) if limits else None,  # given both, the provider may take either
-        limit_field=limit_field,
         input_bound=len(body.raw) + overhead,
         input_estimate=_estimate_input(messages, fields) + overhead,
         user_tag=_printable(user[:100]) if isinstance(user, str) else "",
@@ -101,7 +73,7 @@ def read_request(body: Body, *, default_model: str | None = None) -> ChatRequest
 
 
 def splice_request(
-    body: Body, request: ChatRequest, *, upstream_model: str, output_limit: int | None, limit_field: str, streams_usage: bool
+    body: Body, request: Facts, *, upstream_model: str, output_limit: int | None, limit_field: str, streams_usage: bool
 ) -> bytes:
     """The bytes to send upstream. `output_limit` (tokens) is set only when it had to be clamped."""
     edits: dict[str, bytes] = {}
@@ -195,39 +167,39 @@ def with_cost(usage: Mapping[str, Any], *, cost: int, upstream_cost: int) -> byt
     )
 
 
-@dataclass(slots=True)
-class ChatAnswer:
-    """What a whole answer used and how it ended."""
+class ChatWhole:
+    """A whole answer, passed through: only its `usage` is put in anew, with the cost."""
 
-    body: Body
-    usage: Mapping[str, Any] | None
-    finish_reason: str
-    output_bytes: int
+    __slots__ = ("_body", "_usage", "finish_reason", "output_bytes", "reported_cost", "usage")
 
+    def __init__(self, raw: bytes) -> None:
+        """Read the answer.
 
-class NotAnAnswer(Exception):
-    """The body is not a chat completion."""
+        Raises: NotAnAnswer.
+        """
+        try:
+            fields = orjson.loads(raw)
+        except orjson.JSONDecodeError as error:
+            raise NotAnAnswer("not JSON") from error
+        if not isinstance(fields, dict) or not isinstance(fields.get("choices"), list) or fields.get("error"):
+            raise NotAnAnswer("no choices")
+        choices = [choice for choice in fields["choices"] if isinstance(choice, dict)]
+        usage = fields.get("usage")
+        self._body = Body(raw, fields)
+        self._usage = usage if isinstance(usage, dict) and usage else None
+        self.usage = read_usage(self._usage)
+        self.reported_cost = read_reported_cost(self._usage)
+        self.finish_reason = next((reason for choice in choices if isinstance(reason := choice.get("finish_reason"), str)), "")
+        # Only needed when the provider gave no usage.
+        self.output_bytes = (
+            0
+            if self.usage is not None
+            else sum(len(text) for choice in choices for text in _DELTA.findall(orjson.dumps(choice.get("message"))))
+        )
 
-
-def read_answer(raw: bytes) -> ChatAnswer:
-    """Read a whole answer.
-
-    Raises: NotAnAnswer.
-    """
-    try:
-        fields = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise NotAnAnswer("not JSON") from error
-    if not isinstance(fields, dict) or not isinstance(fields.get("choices"), list) or fields.get("error"):
-        raise NotAnAnswer("no choices")
-    choices = [choice for choice in fields["choices"] if isinstance(choice, dict)]
-    usage = fields.get("usage")
-    return ChatAnswer(
-        body=Body(raw, fields),
-        usage=usage if isinstance(usage, dict) else None,
-        finish_reason=next((_printable(reason) for choice in choices if isinstance(reason := choice.get("finish_reason"), str)), ""),
-        output_bytes=sum(len(text) for choice in choices for text in _DELTA.findall(orjson.dumps(choice.get("message")))),
-    )
+    def render(self, *, estimate: TokenUsage, cost: int, upstream_cost: int) -> bytes:
+        """The answer as received but for its usage."""
+        return self._body.splice({"usage": with_cost(self._usage or render_usage(estimate), cost=cost, upstream_cost=upstream_cost)})
 
 
 class ChatTap:
@@ -236,14 +208,14 @@ class ChatTap:
     The usage chunk is held back until the end, so that `finish` can put the cost in or leave the chunk out.
     """
 
-    __slots__ = ("_held", "_identity", "_splitter", "_wants_usage", "done", "error", "finish_reason", "output_bytes", "usage")
+    __slots__ = ("_held", "_identity", "_splitter", "_wants_usage", "done", "error", "finish_reason", "output_bytes", "raw_usage")
 
     def __init__(self, *, wants_usage: bool) -> None:
         self._splitter = Splitter()
         self._wants_usage = wants_usage
         self._held: bytes | None = None
         self._identity: bytes = b""
-        self.usage: Mapping[str, Any] | None = None
+        self.raw_usage: Mapping[str, Any] | None = None
         self.finish_reason = ""
         self.output_bytes = 0
         self.done = False
@@ -281,12 +253,21 @@ class ChatTap:
         data = self._splitter.data_of(self._splitter.rest)
         return self.feed(b"\n\n") if data.strip() == b"[DONE]" or _parse_event(data) is not None else b""
 
-    def finish(self, *, usage: bytes | None) -> bytes:
-        """What to send last: the usage chunk (its `usage` replaced by these JSON bytes) if there is one to show, and the terminator."""
-        tail = b""
-        if usage is not None and self._wants_usage:
-            tail = self._usage_event(usage)
-        return tail + _DONE
+    @property
+    def usage(self) -> TokenUsage | None:
+        """What the provider said of the tokens."""
+        return read_usage(self.raw_usage)
+
+    @property
+    def reported_cost(self) -> int | None:
+        """What the provider says the request cost, in nano-USD."""
+        return read_reported_cost(self.raw_usage)
+
+    def finish(self, *, estimate: TokenUsage, cost: int, upstream_cost: int) -> bytes:
+        """What to send last: the usage chunk with the cost in it if the client asked for one, and the terminator."""
+        if not self._wants_usage:
+            return _DONE
+        return self._usage_event(with_cost(self.raw_usage or render_usage(estimate), cost=cost, upstream_cost=upstream_cost)) + _DONE
 
     def fail(self, error: Mapping[str, Any], *, ran_out: bool) -> bytes:
         """What to send last when the stream failed after it began: the error, which OpenAI's SDKs raise, never an invented clean end.
@@ -297,11 +278,6 @@ class ChatTap:
         if ran_out:
             tail = b"data: " + orjson.dumps({**self._chunk(), "choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]}) + b"\n\n"
         return tail + b"data: " + orjson.dumps(error) + b"\n\n" + _DONE
-
-    @property
-    def shows_usage(self) -> bool:
-        """Whether the stream ends with a usage chunk."""
-        return self._wants_usage
 
     def _watch(self, block: bytes) -> None:
         for text in _DELTA.findall(block):
@@ -325,7 +301,7 @@ class ChatTap:
                 break
             usage = fields.get("usage") or _mapping(fields.get("x_groq")).get("usage")
             if isinstance(usage, dict) and usage:
-                self.usage = usage
+                self.raw_usage = usage
                 if not fields.get("choices"):
                     # The usage chunk proper. (Some providers repeat a running usage in every chunk with choices: those pass.)
                     if self._wants_usage:

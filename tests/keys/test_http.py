@@ -13,7 +13,7 @@ from django.test import Client, RequestFactory
 from django.utils import timezone
 
 from keys import authentication, issuing, secret
-from keys.http import KeyedRequest, client_address, prove, with_key
+from keys.http import KeyedRequest, prove, with_key
 from keys.models import ApiKey
 from tests.conftest import Customer
 

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from catalog.usage import BUCKETS, TokenUsage
 from proxy.body import parse_body
 from proxy.formats import openai_chat
-from proxy.formats.openai_chat import ChatTap, InvalidRequest, NotAnAnswer
+from proxy.formats.base import Facts, InvalidRequest, NotAnAnswer
+from proxy.formats.openai_chat import ChatTap
 from proxy.sse import EventTooLarge
 
 DONE = b"data: [DONE]\n\n"
 
 
-def request(**fields: Any) -> openai_chat.ChatRequest:
+def request(**fields: Any) -> Facts:
     return openai_chat.read_request(parse_body(orjson.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}], **fields})))
 
 
@@ -31,6 +32,9 @@ def event(value: Any, end: str = "\n") -> bytes:
 
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+COSTS: dict[str, Any] = {"estimate": TokenUsage(input_tokens=2, output_tokens=1), "cost": 2_000_000_000, "upstream_cost": 1_000_000_000}
+WITH_COST = {"cost": 2.0, "cost_details": {"upstream_inference_cost": 1.0}}
+OUR_COUNT = {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3, **WITH_COST}
 USAGE_CHUNK = {"id": "c1", "created": 5, "model": "up", "choices": [], "usage": USAGE}
 
 
@@ -39,7 +43,7 @@ USAGE_CHUNK = {"id": "c1", "created": 5, "model": "up", "choices": [], "usage": 
 
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
 def test_the_output_limit_is_read_from_either_field(field: str) -> None:
-    assert (request(**{field: 7}).output_limit, request(**{field: 7}).limit_field) == (7, field)
+    assert request(**{field: 7}).output_limit == 7
 
 
 def test_of_two_limits_the_larger_may_be_used() -> None:
@@ -257,12 +261,12 @@ def test_the_cost_a_provider_reports_is_kept_for_audit(usage: Any, nano: int | N
 )
 def test_what_is_no_completion_is_told_apart(raw: bytes) -> None:
     with pytest.raises(NotAnAnswer):
-        openai_chat.read_answer(raw)
+        openai_chat.ChatWhole(raw)
 
 
 def test_an_answer_tells_its_end_and_its_size() -> None:
     message = {"content": "four", "reasoning_content": "six66!", "tool_calls": [{"function": {"name": "ab", "arguments": '{"q":1}'}}]}
-    whole = openai_chat.read_answer(orjson.dumps({"choices": [{"message": message, "finish_reason": "tool_calls"}], "usage": None}))
+    whole = openai_chat.ChatWhole(orjson.dumps({"choices": [{"message": message, "finish_reason": "tool_calls"}], "usage": None}))
     assert (whole.finish_reason, whole.usage) == ("tool_calls", None)
     assert whole.output_bytes == len("four") + len("six66!") + len("ab") + len('{\\"q\\":1}')
 
@@ -315,7 +319,7 @@ def test_any_splitting_gives_the_same_bytes_and_the_same_count(
     assert one == other
     assert (left.usage, left.finish_reason, left.done, left.error) == (right.usage, right.finish_reason, right.done, right.error)
     assert left.output_bytes == right.output_bytes
-    assert left.finish(usage=b"{}") == right.finish(usage=b"{}")
+    assert left.finish(**COSTS) == right.finish(**COSTS)
 
 
 @given(st.lists(EVENTS, max_size=8))
@@ -335,29 +339,29 @@ def test_the_usage_chunk_is_hidden_unless_asked_for_and_then_carries_the_cost() 
     stream = [event(chunk("hi")), event(chunk(finish="stop")), event(USAGE_CHUNK), DONE]
     out, tap = tap_all(stream)
     assert out == stream[0] + stream[1]
-    assert (tap.usage, tap.done, tap.finish_reason, tap.output_bytes) == (USAGE, True, "stop", 2)
-    assert tap.finish(usage=None) == DONE
+    assert (tap.raw_usage, tap.done, tap.finish_reason, tap.output_bytes) == (USAGE, True, "stop", 2)
+    assert tap.finish(**COSTS) == DONE
     _, tap = tap_all(stream, wants_usage=True)
-    assert tap.finish(usage=b'{"cost":1}') == event({**USAGE_CHUNK, "usage": {"cost": 1}}) + DONE
+    assert tap.finish(**COSTS) == event({**USAGE_CHUNK, "usage": {**USAGE, **WITH_COST}}) + DONE
 
 
 def test_a_usage_chunk_is_made_where_the_provider_sent_none() -> None:
     _, tap = tap_all([event(chunk("hi", finish="stop")), DONE], wants_usage=True)
-    last, done = tap.finish(usage=b'{"cost":1}').split(b"\n\n")[:2]
+    last, done = tap.finish(**COSTS).split(b"\n\n")[:2]
     made = orjson.loads(last.removeprefix(b"data: "))
     assert done + b"\n\n" == DONE
-    assert made == {"id": "c1", "object": "chat.completion.chunk", "created": 5, "model": "up", "choices": [], "usage": {"cost": 1}}
+    assert made == {"id": "c1", "object": "chat.completion.chunk", "created": 5, "model": "up", "choices": [], "usage": OUR_COUNT}
 
 
 def test_usage_that_stands_with_choices_passes_and_is_read() -> None:
     stream = event(chunk("hi", usage=USAGE))
     out, tap = tap_all([stream])
-    assert (out, tap.usage) == (stream, USAGE)
+    assert (out, tap.raw_usage) == (stream, USAGE)
 
 
 def test_usage_of_groq_is_found_in_its_own_place() -> None:
     _, tap = tap_all([event(chunk(finish="stop", x_groq={"id": "r", "usage": USAGE}))])
-    assert tap.usage == USAGE
+    assert tap.raw_usage == USAGE
 
 
 @pytest.mark.parametrize("error", [{"message": "boom"}, "boom"])
@@ -377,7 +381,7 @@ def test_the_last_event_may_lack_its_last_line_end() -> None:
         _, tap = tap_all([event(chunk("hi", finish="stop")), tail])
         assert tap.done
     out, tap = tap_all([event(chunk("hi")), event(USAGE_CHUNK).rstrip()])
-    assert tap.usage == USAGE
+    assert tap.raw_usage == USAGE
     assert out == event(chunk("hi"))
 
 
@@ -427,5 +431,5 @@ def test_a_made_chunk_has_the_identity_of_the_stream_behind_comments_and_nameles
     _, tap = tap_all(
         [b": OPENROUTER PROCESSING\n\n", event(azure), event(chunk("x" * 8000)), event(chunk(finish="stop")), DONE], wants_usage=True
     )
-    made = orjson.loads(tap.finish(usage=b"{}").split(b"\n\n")[0].removeprefix(b"data: "))
+    made = orjson.loads(tap.finish(**COSTS).split(b"\n\n")[0].removeprefix(b"data: "))
     assert (made["id"], made["created"], made["model"]) == ("c1", 5, "up")
