@@ -23,7 +23,7 @@ from django.utils.safestring import SafeString
 from accounts.admin import BaseAccountAdmin
 from accounts.models import Account, Membership
 from billing import ledger, opening, receipts, reconciliation
-from billing.models import CreditGrant, Hold, HoldOwner, Plan, PlanAssignment, SpendWindow, Transfer, UsageRecord, Wallet
+from billing.models import CreditGrant, Hold, HoldOwner, Plan, PlanAssignment, SpendWindow, TaskRun, Transfer, UsageRecord, Wallet
 from catalog import dollars, money, pricing
 from catalog.models import Provider
 from gateway_site.admin_base import (
@@ -672,6 +672,14 @@ class HoldOwnerAdmin(BigTableAdmin):
     def alive(self, obj: HoldOwner) -> bool:
         """Whether its lease runs."""
         return obj.lease_until > timezone.now()
+
+
+@admin.register(TaskRun)
+class TaskRunAdmin(ReadOnlyAdmin):
+    """What Celery's tasks have done last."""
+
+    list_display = ("name", "last_started_at", "last_finished_at", "runs", "findings", "last_error")
+    ordering = ("name",)
 
 
 @admin.register(SpendWindow)

@@ -30,7 +30,9 @@ def sweep_holds() -> None:
     """End the holds whose owner is dead or which outlived their limit, until there is none left."""
     while True:
         with connection.cursor() as cursor:
-            cursor.execute("SELECT charged_count, voided_count FROM billing_sweep(%s, %s, %s)", [timezone.now(), uuid.uuid4(), SWEPT_AT_ONCE])
+            cursor.execute(
+                "SELECT charged_count, voided_count FROM billing_sweep(%s, %s, %s)", [timezone.now(), uuid.uuid4(), SWEPT_AT_ONCE]
+            )
             charged, voided = cursor.fetchone() or (0, 0)
         if not charged and not voided:
             return

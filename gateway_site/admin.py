@@ -100,7 +100,11 @@ SIDEBAR: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
     ),
     (
         "Traffic",
-        (("Requests", "query_stats", "billing.usagerecord"), ("Serving processes", "memory", "billing.holdowner")),
+        (
+            ("Requests", "query_stats", "billing.usagerecord"),
+            ("Serving processes", "memory", "billing.holdowner"),
+            ("Tasks", "schedule", "billing.taskrun"),
+        ),
     ),
     (
         "Catalog",

@@ -74,7 +74,9 @@ REQUESTS = Tally("tollgate_requests_total", "Requests answered by the data plane
 SECONDS = SpreadTally("tollgate_request_seconds", "From the request's arrival to the last byte of its answer.", ("path",))
 FIRST_TOKEN_SECONDS = SpreadTally("tollgate_first_token_seconds", "From a stream's request to its first event.", ("provider",))
 TOKENS = Tally("tollgate_tokens_total", "Tokens of settled requests.", ("model", "direction"))
-CHARGED = Tally("tollgate_charged_nano_usd_total", "What wallets were charged, in nano-USD. The ledger is exact; this is for graphs.", ("model",))
+CHARGED = Tally(
+    "tollgate_charged_nano_usd_total", "What wallets were charged, in nano-USD. The ledger is exact; this is for graphs.", ("model",)
+)
 ATTEMPTS = Tally("tollgate_upstream_attempts_total", "Calls to providers and how they ended.", ("provider", "result"))
 SETTLEMENTS = Tally("tollgate_settlements_total", "What became of the records of finished requests.", ("outcome",))
 TALLIES: tuple[Tally | SpreadTally, ...] = (REQUESTS, SECONDS, FIRST_TOKEN_SECONDS, TOKENS, CHARGED, ATTEMPTS, SETTLEMENTS)

@@ -23,7 +23,7 @@ from django.utils import timezone
 
 from accounts.models import Account, Membership, User
 from billing import reconciliation
-from billing.models import CreditGrant, Hold, HoldOwner, Plan, PlanAssignment, SpendWindow, Transfer, UsageRecord, Wallet
+from billing.models import CreditGrant, Hold, HoldOwner, Plan, PlanAssignment, SpendWindow, TaskRun, Transfer, UsageRecord, Wallet
 from catalog.models import Alias, CatalogVersion, Model, Price, Provider, ProviderKey, Route
 from gateway_site.admin_base import BigTableAdmin, ReadOnlyAdmin
 from gateway_site.changes import CHANNEL
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:No directory at")
 
 USD = 1_000_000_000
 REGISTERED = sorted(admin.site._registry, key=lambda model: model._meta.label)
-BOOKS = [Wallet, Transfer, CreditGrant, Hold, HoldOwner, UsageRecord, SpendWindow]
+BOOKS = [Wallet, Transfer, CreditGrant, Hold, HoldOwner, UsageRecord, SpendWindow, TaskRun]
 NO_ADDING = {*BOOKS, CatalogVersion, LogEntry}
 PROVIDER_SECRET = "sk-provider-Xq7Zr2LmN8vT4wYb"
 name_of = lambda model: model._meta.label  # noqa: E731 - ids of parametrised tests
@@ -111,6 +111,7 @@ def world(_database: None) -> Iterator[dict[Any, Any]]:
         HoldOwner: HoldOwner.objects.get(pk=desk.owner),
         UsageRecord: record,
         SpendWindow: desk.window_of(desk.key),
+        TaskRun: TaskRun.objects.create(name=uuid.uuid4().hex, last_started_at=now, last_error="ValueError: no luck"),
         Plan: plan,
         Provider: provider,
         ProviderKey: key,

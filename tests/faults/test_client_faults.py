@@ -223,7 +223,8 @@ def test_a_reader_who_stops_is_let_go_and_costs_no_memory(
         record = latest_record(customer)
         assert (record.status, record.rule) == ("aborted", "delivered")
         assert 0 < record.cost <= record.hold_amount
-        assert gone.bytes_sent < 16 * 1024 * 1024  # back-pressure: the provider was not read further than the buffers between us
+        # Back-pressure: the provider was read no further than what the kernel buffers between us, which is not the gateway's memory.
+        assert gone.bytes_sent < 80 * 1024 * 1024
         assert _resident_bytes(gateway) - before < 24 * 1024 * 1024
         assert _is_cut(client.socket)
     assert customer.fresh_wallet().held == 0

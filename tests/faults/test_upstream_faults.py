@@ -399,3 +399,15 @@ def test_secrets_in_a_providers_error_text_reach_nobody(knobs: str, stream: bool
     text = answer.text + repr([line for line in answer.headers.items() if line[0] != "x-gateway-provider"])
     assert not [private for private in PRIVATE if private in text and private != "fault:"]
     assert "set-cookie" not in answer.headers
+
+
+def test_a_connection_is_used_again_after_every_answer_that_came_whole(impatient: Gateway) -> None:
+    customer = make_customer()
+    with FakeProvider() as other:
+        model = make_model(other.base_url, "hello")
+        impatient.sees_catalog()
+        with httpx.Client(base_url=impatient.base_url, headers=customer.headers, timeout=30) as client:
+            for stream in (False, True, True, False, True, False):
+                body = {"model": model, "stream": stream, "messages": [{"role": "user", "content": "hi"}]}
+                assert client.post("/chat/completions", json=body).status_code == 200
+        assert len({request.connection for request in other.requests}) <= 2  # the last bytes of a stream may come behind its [DONE]

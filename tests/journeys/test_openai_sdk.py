@@ -303,7 +303,10 @@ def test_a_failing_provider_is_an_internal_server_error_of_ours(
 
 
 def test_a_model_with_nobody_to_serve_it_is_unavailable(gateway: Gateway, client: openai.OpenAI) -> None:
-    orphan = make_model("")
+    from catalog.models import ProviderKey
+
+    orphan = make_model("http://127.0.0.1:9", "hello")
+    ProviderKey.objects.filter(provider__routes__model__slug=orphan).update(is_enabled=False)
     gateway.sees_catalog()
     with pytest.raises(openai.InternalServerError) as caught:
         client.chat.completions.create(model=orphan, messages=HELLO)
