@@ -147,6 +147,9 @@ class HoldDesk:
         try:
             rows = await self._lane.fetch(PLACE, [orjson.dumps([self._row(wanted) for wanted in batch]).decode()])
         except (DatabaseUnavailable, psycopg.Error) as error:
+            if len(batch) > 1 and not isinstance(error, DatabaseUnavailable | psycopg.OperationalError):
+                # One request PostgreSQL cannot take must not refuse everybody's: nothing of the batch was placed, so each goes alone.
+                return [answer for wanted in batch for answer in await self._place_alone(wanted)]
             for wanted in batch:
                 self._release(wanted.request_id, wanted.account_id)
             raise BillingUnavailable(str(error)) from error
@@ -154,6 +157,12 @@ class HoldDesk:
         for position, outcome, granted, available, resets_at in rows:
             answers[position - 1] = _answer(batch[position - 1], outcome, granted, available, resets_at)
         return answers
+
+    async def _place_alone(self, wanted: Wanted) -> list[Placed | Exception]:
+        try:
+            return await self._place([wanted])
+        except BillingUnavailable as error:
+            return [error]
 
     def _row(self, wanted: Wanted) -> dict[str, Any]:
         budget = wanted.budget

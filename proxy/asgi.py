@@ -175,7 +175,7 @@ async def _send_response(response: "HttpResponseBase | StreamedResponse", reques
 async def _read_body(scope: Scope, receive: Receive) -> bytes:
     """Read a bounded body.
 
-    Raises: BodyTooLarge, NotJson, ClientGone.
+    Raises: BodyTooLarge, BodyTooSlow, NotJson, ClientGone.
     """
     limit = settings.MAX_BODY_BYTES
     for name, value in scope["headers"]:
@@ -203,7 +203,7 @@ async def _read_body(scope: Scope, receive: Receive) -> bytes:
                 if size > limit:
                     raise errors.BodyTooLarge(limit)
     except TimeoutError as error:
-        raise ClientGone from error
+        raise errors.BodyTooSlow from error
     return b"".join(pieces)
 
 

@@ -32,6 +32,10 @@ class BodyTooLarge(Exception):
         self.limit = limit
 
 
+class BodyTooSlow(Exception):
+    """The client stopped in the middle of its request body."""
+
+
 class NotJson(Exception):
     """The Content-Type is not JSON."""
 
@@ -317,6 +321,15 @@ TABLE: dict[type[Exception], Entry] = {
         "Check the path and the method.",
         lambda _: "Nothing is served at this address with this method.",
     ),
+    BodyTooSlow: Entry(
+        408,
+        _INVALID,
+        "body_too_slow",
+        "BAD_REQUEST",
+        "The request body did not arrive in time.",
+        "Send it again.",
+        lambda _: "The request body did not arrive in time.",
+    ),
     BodyTooLarge: Entry(
         413,
         _INVALID,
@@ -479,6 +492,11 @@ def describe(condition: BaseException) -> Problem:
     """The row of the table for a condition; what is not in it is an internal error."""
     entry = next((TABLE[kind] for kind in type(condition).__mro__ if kind in TABLE), INTERNAL)
     more = entry.more(condition)
+    headers = tuple(more.get("headers", ()))
+    if isinstance(condition, failures.Unanswered) and condition.attempts:
+        headers += (("x-gateway-attempts", str(condition.attempts)),)
+        if condition.attempts > 1 and entry.status in (502, 503):
+            headers += _NO_RETRY  # every route was tried: the SDKs' own retries would only multiply the load
     return Problem(
         status=more.get("status", entry.status),
         type=entry.type,
@@ -486,7 +504,7 @@ def describe(condition: BaseException) -> Problem:
         label=entry.label,
         message=entry.say(condition),
         param=more.get("param"),
-        headers=more.get("headers", ()),
+        headers=headers,
     )
 
 

@@ -13,7 +13,13 @@ NoRoute                    nothing to try: no route, or no key that works
 """
 
 
-class UpstreamFailure(Exception):
+class Unanswered(Exception):
+    """No provider gave an answer; `attempts` says how many were tried."""
+
+    attempts = 0
+
+
+class UpstreamFailure(Unanswered):
     """This attempt failed before anything reached the client."""
 
     code = "provider_error"
@@ -70,7 +76,7 @@ class ProviderKeyRefused(UpstreamFailure):
         self.code = "out_of_money" if out_of_money else f"status_{status}"
 
 
-class RequestRefused(Exception):
+class RequestRefused(Unanswered):
     """The provider refuses the client's request: `message` is cleaned of everything that is not the client's business."""
 
     def __init__(self, status: int, *, message: str, code: str | None, param: str | None) -> None:
@@ -81,7 +87,7 @@ class RequestRefused(Exception):
         self.param = param
 
 
-class NoRoute(Exception):
+class NoRoute(Unanswered):
     """No provider can be tried for this model."""
 
     def __init__(self, model: str) -> None:

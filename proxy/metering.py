@@ -99,7 +99,9 @@ class Meter:
             return
         growth, self._growth = self._growth, None
         if growth.cancelled() or growth.exception() is not None:
-            return  # PostgreSQL is away: the stream runs on with what is held
+            # PostgreSQL is away. What has begun is finished: the stream runs on uncovered, one stretch at a time, and is settled from disk.
+            self._held_tokens = max(self._held_tokens, self._tap.output_bytes // BYTES_PER_TOKEN) + self._ticket.model.usual_output
+            return
         granted = growth.result()
         if granted >= 0:
             self._ticket.held = granted

@@ -108,6 +108,8 @@ async def relay(engine: "Engine", call: Call) -> WholeAnswer | OpenStream:
         exchange = await send(engine, ticket, surface, body, facts, attempts)
     except BaseException as error:
         _settle_unanswered(ticket, attempts, error)
+        if isinstance(error, failures.Unanswered):
+            error.attempts = len(attempts.made)
         raise
     if exchange.whole is None:
         return _stream(engine, ticket, surface, exchange)
@@ -176,7 +178,12 @@ async def send(engine: "Engine", ticket: Ticket, surface: Surface, body: Body, f
         first, whole = b"", None
         try:
             passage = passages.plan(surface, body, facts, candidate, output_limit=ticket.output_limit if ticket.clamped else None)
-            answer = await engine.upstream.send(candidate, path=passage.path, body=passage.raw, headers=passage.headers)
+            patience = min(
+                settings.FIRST_BYTE_TIMEOUT_SECONDS if facts.stream else settings.WHOLE_ANSWER_TIMEOUT_SECONDS, _seconds_left(ticket)
+            )
+            answer = await engine.upstream.send(
+                candidate, path=passage.path, body=passage.raw, headers=passage.headers, patience=max(patience, 0.001)
+            )
             if facts.stream:
                 first = await _first_events(answer, passage)
             else:

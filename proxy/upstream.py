@@ -67,10 +67,13 @@ class Upstream:
             if session is not None:
                 await session.close()
 
-    async def send(self, candidate: Candidate, *, path: str, body: bytes, headers: Sequence[tuple[str, str]] = ()) -> Answer:
+    async def send(
+        self, candidate: Candidate, *, path: str, body: bytes, headers: Sequence[tuple[str, str]] = (), patience: float
+    ) -> Answer:
         """Send a request to one provider and return its answer, once its status says that there is one.
 
-        `path` follows the provider's base address; `headers` come on top of those that every call has.
+        `path` follows the provider's base address; `headers` come on top of those that every call has. `patience` is how many seconds the
+        provider may take until its first byte.
         Raises: UpstreamFailure; RequestRefused.
         """
         provider = candidate.route.provider
@@ -88,7 +91,7 @@ class Upstream:
         if candidate.key is not None:
             sent.update(declaration.sign(candidate.key.secret))
         try:
-            async with asyncio.timeout(settings.FIRST_BYTE_TIMEOUT_SECONDS):
+            async with asyncio.timeout(patience):
                 response = await session.post(provider.base_url + path, data=body, headers=sent, allow_redirects=False)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectionResetError) as error:
             raise failures.CannotConnect(type(error).__name__) from error

@@ -335,6 +335,7 @@ class Delta:
     text: str = ""
     seal: Seal | None = None
     raw: Any = None
+    part: int = 0  # which part of the summary this is more of (Responses shows thinking in several)
 
 
 @dataclass(slots=True)
@@ -442,7 +443,7 @@ def _deltas(index: int, item: AnyItem) -> "list[Event]":
         case Reasoning():
             return [
                 *([Delta(index, "reasoning", item.text)] if item.text else []),
-                *(Delta(index, "summary", part) for part in item.summary),
+                *(Delta(index, "summary", text, part=part) for part, text in enumerate(item.summary)),
                 *(Delta(index, "signature", seal=seal) for seal in item.seals),
             ]
         case ToolCall():

@@ -37,9 +37,9 @@ class TwoWorkers(Gateway):
         self.slow = make_model(provider.base_url, "chat:text=400;gap_ms=20")
 
 
-@pytest.fixture(scope="module")
-def two_workers(tmp_path_factory: pytest.TempPathFactory, provider: FakeProvider) -> Iterator[TwoWorkers]:
-    running = TwoWorkers(tmp_path_factory.mktemp("two"), provider)
+@pytest.fixture
+def two_workers(tmp_path: Path, provider: FakeProvider) -> Iterator[TwoWorkers]:
+    running = TwoWorkers(tmp_path, provider)
     running.start()
     yield running
     running.stop()
@@ -111,7 +111,7 @@ def test_what_a_dead_worker_counted_stays_and_its_state_goes(tmp_path: Path, cus
         (folder,) = tmp_path.glob("tollgate-metrics-*")
         assert (folder / live).exists()
         old.send_signal(signal.SIGKILL)
-        gateway.wait_until(lambda: workers(gateway) != [] and workers(gateway)[0].pid != old.pid)
+        gateway.wait_until(lambda: any(one.pid != old.pid for one in workers(gateway)))
         gateway.wait_until(lambda: httpx.get(f"{gateway.origin}/readyz").status_code == 200)
         gateway.wait_until(lambda: ("tollgate_streams_open",) in read(gateway))
         assert read(gateway)[("tollgate_requests_total", PATH, "200")] == 1
