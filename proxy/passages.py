@@ -8,6 +8,7 @@ from typing import Protocol
 from proxy.body import Body
 from proxy.formats import openai_chat
 from proxy.formats.base import Facts, FormatName, Tap, Whole
+from proxy.providers.base import path_of
 from proxy.providers.registry import DECLARATIONS
 from proxy.routing import Candidate
 
@@ -36,6 +37,7 @@ class Surface(Protocol):
 
     name: FormatName
     keep_alive: bytes
+    bridges: bool  # whether a provider of another format may answer
 
     def read(self, body: Body) -> Facts:
         """The facts of a request. Raises: InvalidRequest."""
@@ -51,6 +53,7 @@ class ChatSurface:
 
     name: FormatName = "chat"
     keep_alive = b": keep-alive\n\n"
+    bridges = False
 
     def read(self, body: Body) -> Facts:
         """Raises: InvalidRequest."""
@@ -67,7 +70,12 @@ class ChatSurface:
             limit_field=declaration.output_limit_field,
             streams_usage=declaration.streams_usage,
         )
-        return Passage(declaration.chat_path, raw, lambda: openai_chat.ChatTap(wants_usage=facts.wants_usage), openai_chat.ChatWhole)
+        return Passage(
+            path_of("chat", candidate.route.upstream_model, stream=facts.stream),
+            raw,
+            lambda: openai_chat.ChatTap(wants_usage=facts.wants_usage),
+            openai_chat.ChatWhole,
+        )
 
 
 SURFACES: dict[str, Surface] = {surface.name: surface for surface in (ChatSurface(),)}

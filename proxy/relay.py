@@ -168,7 +168,9 @@ async def send(engine: "Engine", ticket: Ticket, surface: Surface, body: Body, f
     Raises: RequestRefused, the last UpstreamFailure, ProviderBusy when every route asked to wait, NoRoute when there is none to try.
     """
     routes = routing.routes_of(engine.catalog.current, ticket.model)
-    tries = routing.candidates(routes, health=engine.health, now=time.monotonic(), speaks=surface.name, demo_only=ticket.grant.is_test)
+    tries = routing.candidates(
+        routes, health=engine.health, now=time.monotonic(), client=surface.name, bridges=surface.bridges, demo_only=ticket.grant.is_test
+    )
     last: failures.UpstreamFailure | None = None
     for candidate in tries:
         began = time.monotonic()

@@ -4,8 +4,10 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import cast
 
 from catalog.snapshot import Catalog, KeyEntry, ModelEntry, ModelNotFound, ProviderEntry, RouteEntry
+from proxy.formats.base import FormatName
 from proxy.health import Health, State
 from proxy.providers.registry import DECLARATIONS
 
@@ -29,10 +31,11 @@ PREFIXES = (
 
 @dataclass(slots=True)
 class Candidate:
-    """One thing to try: a route, and the key to use there (None where the provider needs none)."""
+    """One thing to try: a route, the key to use there (None where the provider needs none), and the format to speak."""
 
     route: RouteEntry
     key: KeyEntry | None
+    format: FormatName
 
 
 def by_prefix(name: str) -> tuple[str, str]:
@@ -70,18 +73,26 @@ def routes_of(catalog: Catalog, model: ModelEntry) -> Sequence[RouteEntry]:
 
 
 def candidates(
-    routes: Iterable[RouteEntry], *, health: Health, now: float, speaks: str, demo_only: bool = False, choose: random.Random | None = None
+    routes: Iterable[RouteEntry],
+    *,
+    health: Health,
+    now: float,
+    client: FormatName,
+    bridges: bool = True,
+    demo_only: bool = False,
+    choose: random.Random | None = None,
 ) -> list[Candidate]:
     """What to try, best first: healthy before cooling, then by priority, then by chance in proportion to the weights.
 
-    Leaves out routes that ask us to wait, providers without a usable key, those that do not speak the format `speaks`, and, for a test
-    key, everything but the demo provider. At most `MOST_ATTEMPTS`.
+    Leaves out routes that ask us to wait, providers without a usable key, for a test key everything but the demo provider, and without
+    `bridges` those that do not speak the client's format. At most `MOST_ATTEMPTS`.
     """
     dice = choose or random
     ranked: list[tuple[int, int, float, Candidate]] = []
     for route in routes:
         declaration = DECLARATIONS[route.provider.kind]
-        if speaks not in declaration.formats or (route.format and route.format != speaks) or (demo_only and route.provider.kind != "demo"):
+        spoken = format_for(route, client)
+        if (demo_only and route.provider.kind != "demo") or (spoken != client and not bridges):
             continue
         state = health.state(("route", route.id), now)
         if state is State.ASKED_TO_WAIT:
@@ -89,9 +100,17 @@ def candidates(
         for key in _keys(route.provider, health, now) if declaration.needs_key else [None]:
             # Weighted shuffle: the smallest of exponential draws wins in proportion to the weights.
             weight = route.weight * (key.weight if key else 1)
-            ranked.append((state, route.priority, dice.expovariate(weight), Candidate(route, key)))
+            ranked.append((state, route.priority, dice.expovariate(weight), Candidate(route, key, spoken)))
     ranked.sort(key=lambda item: item[:3])
     return [item[3] for item in ranked[:MOST_ATTEMPTS]]
+
+
+def format_for(route: RouteEntry, client: FormatName) -> FormatName:
+    """How a route is called: as it says itself, else the client's own format where the provider speaks it, else the provider's first."""
+    formats = DECLARATIONS[route.provider.kind].formats
+    if route.format:
+        return cast("FormatName", route.format)
+    return client if client in formats else formats[0]
 
 
 def shortest_wait(routes: Iterable[RouteEntry], *, health: Health, now: float) -> float | None:

@@ -421,7 +421,7 @@ def replay(answer: Answer) -> "list[Event]":
 
 def hollow(item: AnyItem) -> AnyItem:
     """The item as it is before its deltas: what streams (text, arguments, seals) is empty."""
-    common: dict[str, Any] = {"raw": item.raw, "origin": item.origin, "id": item.id}
+    common: dict[str, Any] = {"raw": item.raw, "origin": item.origin, "id": item.id, "new_turn": item.new_turn}
     match item:
         case Text():
             return Text(item.role, **common)

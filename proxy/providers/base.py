@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 
 from proxy import failures
+from proxy.formats.base import FormatName
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -24,22 +26,42 @@ def api_key_header(secret: str) -> Headers:
     return (("api-key", secret),)
 
 
+def anthropic_key(secret: str) -> Headers:
+    """Sign in with `x-api-key` (Anthropic)."""
+    return (("x-api-key", secret),)
+
+
+def google_key(secret: str) -> Headers:
+    """Sign in with `x-goog-api-key`: never in the address, which ends up in logs."""
+    return (("x-goog-api-key", secret),)
+
+
 @dataclass(frozen=True, slots=True)
 class Declaration:
     """One kind of provider.
 
-    `output_limit_field` is the name it takes for the output limit, `streams_usage` whether it knows `stream_options.include_usage`,
-    `cancel_stops_billing` whether hanging up ends what it charges for.
+    `formats` are those it speaks, the one to prefer first; `output_limit_field` is the name it takes for a chat's output limit,
+    `streams_usage` whether it knows `stream_options.include_usage`, `cancel_stops_billing` whether hanging up ends what it charges for.
     """
 
     kind: str
-    formats: tuple[str, ...] = ("chat",)
-    chat_path: str = "/chat/completions"
+    formats: tuple[FormatName, ...] = ("chat",)
     sign: Callable[[str], Headers] = bearer
     output_limit_field: str = "max_tokens"
     streams_usage: bool = True
     cancel_stops_billing: bool = True
     needs_key: bool = True
+
+
+PATHS = {"chat": "/chat/completions", "responses": "/responses", "messages": "/messages"}
+
+
+def path_of(format_name: FormatName, upstream_model: str, *, stream: bool) -> str:
+    """Where a format is served, behind a provider's base address."""
+    if format_name == "gemini":
+        method = "streamGenerateContent?alt=sse" if stream else "generateContent"
+        return f"/models/{quote(upstream_model, safe='')}:{method}"
+    return PATHS[format_name]
 
 
 _OUT_OF_MONEY = re.compile(

@@ -1,0 +1,180 @@
+"""Answers that change their format on the way: events of the provider's format in, the client's format out. No I/O."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import orjson
+
+from catalog import money
+from catalog.usage import TokenUsage
+from proxy.formats.base import NotAnAnswer, StreamParser
+from proxy.formats.conversation import (
+    Answer,
+    CannotParse,
+    Closed,
+    Delta,
+    Echo,
+    Ended,
+    Event,
+    Failed,
+    Metered,
+    Opened,
+    Pinged,
+    Reasoning,
+    Refusal,
+    Started,
+    Stop,
+    Stopped,
+    Text,
+    ToolCall,
+)
+
+
+class Renderer(Protocol):
+    """A format's renderer of streams towards a client."""
+
+    def feed(self, event: Event) -> bytes:
+        """The bytes for one event."""
+        ...
+
+    def fail(self, error: Mapping[str, Any]) -> bytes:
+        """The error frame of the format."""
+        ...
+
+
+Wrap = Callable[[Event], Event]
+
+
+class BridgeTap:
+    """A stream on its way through the hub. The end (usage, stop, terminator) is held back until the request is settled, so that it is true."""
+
+    __slots__ = ("_parser", "_renderer", "_stopped", "_wrap", "done", "error", "finish_reason", "output_bytes", "reported_cost", "usage")
+
+    def __init__(self, parser: StreamParser, renderer: Renderer, *, wrap: Wrap) -> None:
+        self._parser = parser
+        self._renderer = renderer
+        self._wrap = wrap
+        self._stopped: Stopped | None = None
+        self.usage: TokenUsage | None = None
+        self.reported_cost: int | None = None
+        self.finish_reason = ""
+        self.output_bytes = 0
+        self.done = False
+        self.error: Any = None
+
+    @property
+    def has_output(self) -> bool:
+        """Whether anything was delivered that a client would call an answer."""
+        return self.output_bytes > 0 or bool(self.finish_reason)
+
+    def feed(self, data: bytes) -> bytes:
+        """Translate what is complete. Raises: proxy.sse.EventTooLarge."""
+        return self._take(self._parser.feed(data))
+
+    def flush(self) -> bytes:
+        """Translate what the end of the connection completes."""
+        return self._take(self._parser.finish())
+
+    def finish(self, *, estimate: TokenUsage, cost: int, upstream_cost: int) -> bytes:
+        """The usage, the reason and the terminator of the client's format."""
+        show_cost(self._renderer, cost=cost, upstream_cost=upstream_cost)
+        stopped = self._stopped or Stopped(Stop.END)
+        return b"".join(self._renderer.feed(event) for event in (Metered(self.usage or estimate), stopped, Ended()))
+
+    def fail(self, error: Mapping[str, Any], *, ran_out: bool) -> bytes:
+        """The error frame; with `ran_out` the answer first ends for its length."""
+        tail = self._renderer.feed(Stopped(Stop.LENGTH)) if ran_out else b""
+        return tail + self._renderer.fail(error)
+
+    def _take(self, events: list[Event]) -> bytes:
+        out = []
+        for event in events:
+            match event:
+                case Delta():
+                    self.output_bytes += len(event.text) if event.text.isascii() else len(event.text.encode())
+                    out.append(self._renderer.feed(self._wrap(event) if event.seal is not None else event))
+                case Metered():
+                    self.usage = event.usage
+                case Stopped():
+                    self._stopped = event
+                    self.finish_reason = event.raw_stop or event.stop.value
+                case Failed():
+                    self.error = event.raw
+                    break
+                case Ended():
+                    self.done = True
+                    break
+                case Started():
+                    self.usage = event.usage or self.usage
+                    out.append(self._renderer.feed(event))
+                case Opened() | Closed():
+                    out.append(self._renderer.feed(self._wrap(event)))
+                case Pinged():
+                    pass  # keep-alives are the gateway's own
+        return b"".join(out)
+
+
+class BridgeWhole:
+    """An answer in one piece on its way through the hub."""
+
+    __slots__ = ("_answer", "_echo", "_render", "finish_reason", "output_bytes", "reported_cost", "usage")
+
+    def __init__(
+        self,
+        raw: bytes,
+        *,
+        parse: Callable[[Mapping[str, Any]], Answer],
+        render: Callable[[Answer, Echo], dict[str, Any]],
+        echo: Echo,
+        wrap: Callable[[Answer], Answer],
+    ) -> None:
+        """Read the provider's answer.
+
+        Raises: NotAnAnswer.
+        """
+        try:
+            fields = orjson.loads(raw)
+            if not isinstance(fields, dict):
+                raise NotAnAnswer("not an object")
+            answer = parse(fields)
+        except (orjson.JSONDecodeError, CannotParse) as error:
+            raise NotAnAnswer(str(error)) from error
+        self._answer = wrap(answer)
+        self._echo = echo
+        self._render = render
+        self.usage = answer.usage
+        self.reported_cost: int | None = None
+        self.finish_reason = answer.raw_stop or (answer.stop.value if answer.stop is not None else "")
+        self.output_bytes = sum(_size(item) for item in answer.items)
+
+    def render(self, *, estimate: TokenUsage, cost: int, upstream_cost: int) -> bytes:
+        """The answer in the client's format."""
+        if self._answer.usage is None:
+            self._answer.usage = estimate
+        fields = self._render(self._answer, self._echo)
+        usage = fields.get("usage")
+        if isinstance(usage, dict):
+            usage.update(cost_fields(cost=cost, upstream_cost=upstream_cost))
+        return orjson.dumps(fields)
+
+
+def cost_fields(*, cost: int, upstream_cost: int) -> dict[str, Any]:
+    """`cost` and `cost_details` of a usage object, as OpenRouter has them (dollars, from nano-USD)."""
+    return {"cost": cost / money.NANO_PER_USD, "cost_details": {"upstream_inference_cost": upstream_cost / money.NANO_PER_USD}}
+
+
+def show_cost(renderer: Renderer, *, cost: int, upstream_cost: int) -> None:
+    """Tell a renderer whose format shows a cost (its `usage_extra`) what it is."""
+    if hasattr(renderer, "usage_extra"):
+        renderer.usage_extra = cost_fields(cost=cost, upstream_cost=upstream_cost)
+
+
+def _size(item: Any) -> int:
+    match item:
+        case Text() | Refusal():
+            return len(item.text)
+        case Reasoning():
+            return len(item.text) + sum(map(len, item.summary))
+        case ToolCall():
+            return len(item.name) + len(item.arguments)
+    return 0
