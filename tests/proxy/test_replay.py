@@ -24,8 +24,7 @@ REFUSED = [case for case in CASES if case.status != 200]
 BROKEN = [case for case in GOOD if "stream_error_stream" in case.id]  # a 200 that carries an error
 WHOLE = [case for case in GOOD if not case.stream]
 STREAMS = [case for case in GOOD if case.stream and case not in BROKEN]
-KINDS = {"openai", "azure", "deepseek", "openrouter", "xai", "zai", "mistral", "groq", "google"}
-KIND_OF = {"gemini": "google"}
+KINDS = {"openai", "azure", "deepseek", "openrouter", "xai", "zai", "mistral", "groq"}  # others are OpenAI-compatible servers like any
 EVENT = re.compile(rb".*?(?:\r\n\r\n|\n\n|\r\r|\Z)", re.DOTALL)
 
 # Where what we bill is not what the provider's two plain counts say, and why. (input, output) are computed from the raw `usage`.
@@ -76,9 +75,9 @@ def served(gateway: Gateway, provider: FakeProvider, payer: Customer) -> dict[st
     """Every recording, asked for once."""
     slugs = {
         case.id: make_model(
-            provider.base_url if KIND_OF.get(case.provider) != "google" else provider.base_url.removesuffix("/v1"),
+            provider.base_url,
             f"replay:{case.id}",
-            kind=KIND_OF.get(case.provider, case.provider) if KIND_OF.get(case.provider, case.provider) in KINDS else "custom",
+            kind=case.provider if case.provider in KINDS else "custom",
             max_output=200_000,
         )
         for case in CASES
@@ -195,9 +194,7 @@ def test_the_bytes_are_the_same_however_the_provider_cut_them(
 ) -> None:
     """The smallest recorded stream of every provider, in pieces of so many bytes."""
     smallest = {case.provider: case for case in sorted(STREAMS, key=lambda case: -len(case.response_bytes))}.values()
-    slugs = {
-        case: make_model(provider.base_url, f"replay:{case.id}@{size}", kind=KIND_OF.get(case.provider, "custom")) for case in smallest
-    }
+    slugs = {case: make_model(provider.base_url, f"replay:{case.id}@{size}") for case in smallest}
     gateway.sees_catalog()
     with httpx.Client(base_url=gateway.base_url, headers=payer.headers, timeout=30) as client:
         for case, slug in slugs.items():
