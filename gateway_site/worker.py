@@ -31,7 +31,14 @@ class DrainingServer(Server):
 class Worker(UvicornWorker):  # type: ignore[misc] # the package has no types
     """uvicorn with uvloop and httptools, without access log or server header."""
 
-    CONFIG_KWARGS = {"loop": "uvloop", "http": "httptools", "lifespan": "on", "access_log": False, "server_header": False, "proxy_headers": bool(os.environ.get("TRUSTED_PROXIES"))}
+    CONFIG_KWARGS = {
+        "loop": "uvloop",
+        "http": "httptools",
+        "lifespan": "on",
+        "access_log": False,
+        "server_header": False,
+        "proxy_headers": bool(os.environ.get("TRUSTED_PROXIES")),
+    }
 
 
 uvicorn_workers.Server = DrainingServer  # UvicornWorker names the class it makes; it has no hook for another

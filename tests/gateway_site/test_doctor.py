@@ -361,7 +361,7 @@ def test_a_missing_function_is_found_and_its_remedy_works(name: str) -> None:
 
 
 def test_a_month_without_a_partition_is_found_across_the_years_end() -> None:
-    assert not list(diagnosis.check_partitions(now=timezone.now()))
+    assert not about(diagnosis.check_partitions(now=timezone.now()), "lack")
     with undone():
         execute("SELECT billing_make_partitions('2034-11-15', 1)")
         found = list(diagnosis.check_partitions(now=datetime(2034, 11, 30, 23, tzinfo=UTC)))

@@ -45,9 +45,9 @@ def two_workers(tmp_path: Path, provider: FakeProvider) -> Iterator[TwoWorkers]:
     running.stop()
 
 
-def workers(gateway: Gateway) -> list[psutil.Process]:
+def workers(gateway: Gateway) -> list[Any]:
     assert gateway.process is not None
-    return psutil.Process(gateway.process.pid).children()
+    return list(psutil.Process(gateway.process.pid).children())
 
 
 def read(gateway: Gateway) -> dict[tuple[str, ...], float]:
