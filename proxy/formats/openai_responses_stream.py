@@ -266,7 +266,19 @@ def _complete(texts: list[str], full: str, hub: int, what: Any, out: list[Event]
 class StreamParser:
     """Turns a Responses stream into events; items that overlap are told one after the other."""
 
-    __slots__ = ("_closed", "_current", "_done", "_early", "_next", "_open", "_splitter", "_started", "_waiting", "_waiting_events", "called")
+    __slots__ = (
+        "_closed",
+        "_current",
+        "_done",
+        "_early",
+        "_next",
+        "_open",
+        "_splitter",
+        "_started",
+        "_waiting",
+        "_waiting_events",
+        "called",
+    )
 
     def __init__(self) -> None:
         self._splitter = Splitter()
@@ -721,7 +733,9 @@ class StreamRenderer:
         if entry is None:
             return b""
         head = self._end_message()
-        return head + self._add("it", {**entry, "status": "in_progress", "result": None} if "result" in entry else entry) + self._done(entry)
+        return (
+            head + self._add("it", {**entry, "status": "in_progress", "result": None} if "result" in entry else entry) + self._done(entry)
+        )
 
     def _show_seal(self, data: str) -> bytes:
         entry = render_seal(self._next_id("rs"), data)
@@ -890,7 +904,9 @@ class StreamRenderer:
             head, seals = b"", [] if opened.seals else item.seals
         self._held = False
         entry = render_call(self._identity, call)
-        name, event = ("input", "response.custom_tool_call_input") if call.kind == "custom" else ("arguments", "response.function_call_arguments")
+        name, event = (
+            ("input", "response.custom_tool_call_input") if call.kind == "custom" else ("arguments", "response.function_call_arguments")
+        )
         if entry[name] != told:
             if entry[name].startswith(told):
                 head += self._delta(entry[name][len(told) :])
@@ -930,7 +946,19 @@ class ResponsesTap:
     The last event is held back until `finish`, so that what the gateway writes down is written before the client knows that all is well.
     """
 
-    __slots__ = ("_created", "_last", "_model", "_response_id", "_splitter", "_usage", "_usage_json", "done", "error", "finish_reason", "output_bytes")
+    __slots__ = (
+        "_created",
+        "_last",
+        "_model",
+        "_response_id",
+        "_splitter",
+        "_usage",
+        "_usage_json",
+        "done",
+        "error",
+        "finish_reason",
+        "output_bytes",
+    )
 
     def __init__(self) -> None:
         self._splitter = Splitter()

@@ -32,7 +32,9 @@ def model(slug: str, *, priced: bool = True) -> ModelEntry:
 def tried(
     routes: list[RouteEntry], health: Health | None = None, *, now: float = 0, demo_only: bool = False, seed: int = 1
 ) -> list[Candidate]:
-    return routing.candidates(routes, health=health or Health(), now=now, client="chat", bridges=False, demo_only=demo_only, choose=random.Random(seed))
+    return routing.candidates(
+        routes, health=health or Health(), now=now, client="chat", bridges=False, demo_only=demo_only, choose=random.Random(seed)
+    )
 
 
 def order(candidates: list[Candidate]) -> list[int]:
