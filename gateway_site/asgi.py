@@ -9,6 +9,6 @@ from django.core.asgi import get_asgi_application
 django_application = get_asgi_application()
 
 from proxy.asgi import DataPlane  # noqa: E402 - Django must be set up first
-from proxy.urls import VIEWS  # noqa: E402
+from proxy.urls import find_view  # noqa: E402
 
-application = DataPlane(VIEWS, django_application)
+application = DataPlane(find_view, django_application)

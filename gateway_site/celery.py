@@ -31,6 +31,7 @@ app.conf.update(
         "expire-grants": _every("billing.tasks.expire_grants", 60.0),
         "reconcile": _every("billing.tasks.reconcile", 300.0),
         "drop-dead-owners": _every("billing.tasks.drop_dead_owners", 3600.0),
+        "drop-expired-responses": _every("proxy.tasks.drop_expired_responses", 3600.0),
         "make-partitions": {
             "task": "billing.tasks.make_partitions",
             "schedule": crontab(hour="3", minute="17"),

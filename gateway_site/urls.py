@@ -18,6 +18,7 @@ urlpatterns = [
     path(settings.ADMIN_PATH, RedirectView.as_view(pattern_name="admin:index"), name="admin"),
     path(f"{settings.ADMIN_PATH}/", admin.site.urls),
     path("", include("proxy.urls")),
+    path("", include("proxy.control_urls")),
     path("", include("billing.urls")),
     path("", include("keys.urls")),
 ]

@@ -29,7 +29,7 @@ SLACK_SECONDS = 60.0
 
 @dataclass(slots=True)
 class Ask:
-    """What a request asks to be let in for. Tokens: `output_limit` is the client's own, for all its choices together."""
+    """What a request asks to be let in for. Tokens: `output_limit` is the client's own, of one choice; input is within the model's context."""
 
     request_id: uuid.UUID
     endpoint: str
@@ -39,6 +39,7 @@ class Ask:
     input_estimate: int
     output_limit: int | None
     choices: int
+    images: int
     user_tag: str
     max_cost: int | None
     started_at: datetime
@@ -192,14 +193,7 @@ async def admit(engine: "Engine", ask: Ask, grant: KeyGrant, terms: PlanTerms, m
 
     Raises: WrongKeyKind, EndpointNotAllowed, ModelNotAllowed, CostAboveMaximum, RateLimited, and what `HoldDesk.place` raises.
     """
-    if grant.kind == "management":
-        raise WrongKeyKind(grant.kind)
-    if grant.endpoints and ask.endpoint not in grant.endpoints:
-        raise EndpointNotAllowed
-    if not grant.models.allows(model.slug):
-        raise ModelNotAllowed(model.slug, scope="key")
-    if not terms.models.allows(model.slug):
-        raise ModelNotAllowed(model.slug, scope="plan")
+    check_scopes(ask.endpoint, grant, terms, model)
     limits = _limits(grant, terms)
     reading = await engine.limiter.admit(
         account=grant.account_id,
@@ -217,22 +211,38 @@ async def admit(engine: "Engine", ask: Ask, grant: KeyGrant, terms: PlanTerms, m
     return ticket
 
 
+def check_scopes(endpoint: str, grant: KeyGrant, terms: PlanTerms, model: ModelEntry) -> None:
+    """The gates that cost nothing. Raises: WrongKeyKind, EndpointNotAllowed, ModelNotAllowed."""
+    if grant.kind == "management":
+        raise WrongKeyKind(grant.kind)
+    if grant.endpoints and endpoint not in grant.endpoints:
+        raise EndpointNotAllowed
+    if not grant.models.allows(model.slug):
+        raise ModelNotAllowed(model.slug, scope="key")
+    if not terms.models.allows(model.slug):
+        raise ModelNotAllowed(model.slug, scope="plan")
+
+
 async def _place(engine: "Engine", ticket: Ticket) -> None:
     """Set aside what the request may cost, and derive from it how long the answer may get.
 
     A stream's first hold covers the input and a first stretch of output, and grows as it is delivered; anything else holds its worst case.
     """
     ask, grant, model, price = ticket.ask, ticket.grant, ticket.model, ticket.price
-    input_bound = min(ask.input_bound, model.context)
+    input_bound = ask.input_bound
     ceiling = min(model.max_output, max(1, model.context - 1))
-    wanted_each = min(ask.output_limit or ceiling, ceiling)
+    asked_each = ceiling if ask.output_limit is None else ask.output_limit
+    wanted_each = min(asked_each, ceiling)
+    least_each = wanted_each if ask.images else min(wanted_each, SMALLEST_ANSWER_TOKENS)  # there is no such thing as a shorter picture
     first_each = min(wanted_each, model.usual_output) if ask.stream else wanted_each
     amount = least = 0
     if not grant.is_test:
-        amount = pricing.worst_case(price, input_tokens=input_bound, output_tokens=first_each * ask.choices)
-        least = pricing.worst_case(price, input_tokens=input_bound, output_tokens=min(wanted_each, SMALLEST_ANSWER_TOKENS) * ask.choices)
+        amount = pricing.worst_case(price, input_tokens=input_bound, output_tokens=first_each * ask.choices, images=ask.images)
+        least = pricing.worst_case(price, input_tokens=input_bound, output_tokens=least_each * ask.choices, images=ask.images)
         if ask.max_cost is not None:
-            _check_maximum(ask.max_cost, price, input_bound, wanted_each * ask.choices, least)
+            worst = pricing.worst_case(price, input_tokens=input_bound, output_tokens=wanted_each * ask.choices, images=ask.images)
+            if worst > ask.max_cost:
+                raise CostAboveMaximum(needed=max(worst, least), maximum=ask.max_cost)
     budget = (
         budgets.window_at(grant.budget_window, ask.started_at, timezone=grant.timezone)
         if grant.budget_nano is not None and not grant.is_test
@@ -264,17 +274,11 @@ async def _place(engine: "Engine", ticket: Ticket) -> None:
     if not ask.stream and placed.granted < amount:
         affordable = pricing.affordable_output(price, input_tokens=input_bound, budget=placed.granted) // ask.choices
         ticket.output_limit = min(wanted_each, max(1, affordable))
-    ticket.clamped = ticket.output_limit < (ask.output_limit or ceiling)
+    ticket.clamped = ticket.output_limit < asked_each
 
 
 def _was_placed(done: "asyncio.Future[holds.Placed]") -> bool:
     return not done.cancelled() and done.exception() is None
-
-
-def _check_maximum(maximum: int, price: pricing.Price, input_tokens: int, output_tokens: int, least: int) -> None:
-    worst = pricing.worst_case(price, input_tokens=input_tokens, output_tokens=output_tokens)
-    if worst > maximum:
-        raise CostAboveMaximum(needed=max(worst, least), maximum=maximum)
 
 
 def _limits(grant: KeyGrant, terms: PlanTerms) -> list[Limit]:

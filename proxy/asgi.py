@@ -19,7 +19,7 @@ from django.http.response import HttpResponseBase
 
 from gateway_site import metrics
 from gateway_site.identifiers import uuid7
-from proxy import engine, errors
+from proxy import engine, error_shapes, errors
 from proxy.streams import OpenStream
 
 log = structlog.get_logger(__name__)
@@ -40,8 +40,8 @@ class View(Protocol):
 class StreamedResponse(HttpResponse):
     """The head of an answer whose body is an open stream; the handler pumps it."""
 
-    def __init__(self, stream: OpenStream) -> None:
-        super().__init__(content_type="text/event-stream; charset=utf-8")
+    def __init__(self, stream: OpenStream, *, is_sse: bool = True) -> None:
+        super().__init__(content_type="text/event-stream; charset=utf-8" if is_sse else "application/json; charset=UTF-8")
         self.stream = stream
         self.headers["Cache-Control"] = "no-store"
         self.headers["X-Accel-Buffering"] = "no"
@@ -82,16 +82,16 @@ class Watch:
 
 
 class DataPlane:
-    """The ASGI application: paths of `views` (by path, all POST) are served here, everything else by Django."""
+    """The ASGI application: what `find_view` knows (all of it POST) is served here, everything else by Django."""
 
-    def __init__(self, views: dict[str, View], django: App) -> None:
-        self._views = views
+    def __init__(self, find_view: Callable[[str], View | None], django: App) -> None:
+        self._find_view = find_view
         self._django = django
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            view = self._views.get(scope["path"])
-            if view is not None and scope["method"] == "POST":
+            view = self._find_view(scope["path"]) if scope["method"] == "POST" else None
+            if view is not None:
                 await self._serve(view, scope, receive, send)
             else:
                 await self._django(scope, receive, send)
@@ -132,7 +132,9 @@ class DataPlane:
             problem = errors.describe(error)
             if problem.status == errors.INTERNAL.status:
                 log.exception("internal_error", request_id=str(request_id), path=scope["path"])
-            response = HttpResponse(errors.render_bytes(problem, str(request_id)), status=problem.status, content_type="application/json")
+            response = HttpResponse(
+                error_shapes.render(problem, str(request_id), scope["path"]), status=problem.status, content_type="application/json"
+            )
             for name, value in problem.headers:
                 response.headers[name] = value
         try:

@@ -10,11 +10,11 @@ import orjson
 DEPTH = 64
 # Possessive: a string that may give characters back costs a hundred bytes of memory for each of them.
 _TOKENS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\],]', re.DOTALL)
-_AFTER_NAME = re.compile(rb'\s*:\s*("[^"\\]*+(?:\\.[^"\\]*+)*+"|[^\s"{}\[\],]+)', re.DOTALL)
+_AFTER_NAME = re.compile(rb'\s*:\s*("[^"\\]*+(?:\\.[^"\\]*+)*+"|[{\[]|[^\s"{}\[\],]+)', re.DOTALL)
 # What the gateway itself reads: given twice, it would price one value while the provider might run the other.
 READ_NAMES = (
     "model models messages input prompt stream stream_options max_tokens max_completion_tokens max_output_tokens n tools modalities "
-    "service_tier reasoning_effort"
+    "service_tier reasoning_effort best_of suffix echo encoding_format"
 ).split()
 _READ = tuple((name, b'"' + name.encode() + b'"') for name in READ_NAMES)
 
@@ -71,6 +71,13 @@ class Body:
             position = stop
         pieces.append(self.raw[position:])
         return b"".join(pieces)
+
+
+def fill_in(body: Body, name: str, value: str | None) -> Body:
+    """The body with a value put in where it has none (or nothing is in it); as it is without a value to put in."""
+    if value is None or body.fields.get(name) not in (None, ""):
+        return body
+    return Body(body.splice({name: orjson.dumps(value)}), {**body.fields, name: value})
 
 
 def parse_body(raw: bytes) -> Body:

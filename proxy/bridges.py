@@ -92,9 +92,12 @@ class BridgeTap:
             match event:
                 case Delta():
                     self.output_bytes += len(event.text) if event.text.isascii() else len(event.text.encode())
-                    out.append(self._renderer.feed(self._wrap(event) if event.seal is not None else event))
+                    out.append(self._renderer.feed(self._wrap(event)))
                 case Metered():
                     self.usage = event.usage
+                case Stopped(stop=Stop.FAULT):
+                    self.error = {"message": event.raw_stop}
+                    break
                 case Stopped():
                     self._stopped = event
                     self.finish_reason = event.raw_stop or event.stop.value
@@ -104,8 +107,7 @@ class BridgeTap:
                 case Ended():
                     self.done = True
                     break
-                case Started():
-                    self.usage = event.usage or self.usage
+                case Started():  # what it says of tokens is only the input and the first of the output: no usage to bill by
                     out.append(self._renderer.feed(event))
                 case Opened() | Closed():
                     out.append(self._renderer.feed(self._wrap(event)))
@@ -139,6 +141,8 @@ class BridgeWhole:
             answer = parse(fields)
         except (orjson.JSONDecodeError, CannotParse) as error:
             raise NotAnAnswer(str(error)) from error
+        if answer.stop is Stop.FAULT:
+            raise NotAnAnswer(f"the model failed: {answer.raw_stop}")
         self._answer = wrap(answer)
         self._echo = echo
         self._render = render

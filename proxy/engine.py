@@ -19,15 +19,19 @@ from gateway_site.changes import Listener
 from gateway_site.clients import DatabaseUnavailable, Lane
 from keys.authentication import Authenticator
 from keys.secret import read_peppers
-from proxy import rate_limits
+from proxy import envelopes, rate_limits
+from proxy.envelopes import Envelopes
 from proxy.health import Health
+from proxy.response_store import ResponseStore
 from proxy.streams import Streams
+from proxy.turns import Turns
 from proxy.upstream import Upstream
 
 log = structlog.get_logger(__name__)
 
 LAST_USED_SECONDS = 30.0
 SETTLE_DEADLINE_SECONDS = 10.0
+STATE_DEADLINE_SECONDS = 3.0
 NOTE_USED = "UPDATE keys_apikey SET last_used_at = now() WHERE id = ANY(%s) RETURNING id"
 
 
@@ -53,6 +57,9 @@ class Engine:
         self.plans = PlanBook(self._look_up_lane)
         self.catalog = LiveCatalog(self._housekeeping_lane)
         self.limiter = rate_limits.RateLimiter(rate_limits.connect(settings.REDIS_URL), processes=settings.WEB_CONCURRENCY)
+        self.envelopes = Envelopes(envelopes.read_keys(settings.ENCRYPTION_KEYS))
+        self._state_lane = Lane(conninfo, deadline_seconds=STATE_DEADLINE_SECONDS)
+        self.turns = Turns(ResponseStore(self._state_lane, retention=timedelta(days=settings.RESPONSES_RETENTION_DAYS)))
         self.health = Health()
         self.streams = Streams()
         self.upstream = Upstream()
@@ -86,7 +93,7 @@ class Engine:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.limiter.close()
         await self.upstream.close()
-        for lane in (self._hold_lane, self._settle_lane, self._look_up_lane, self._housekeeping_lane):
+        for lane in (self._hold_lane, self._settle_lane, self._look_up_lane, self._housekeeping_lane, self._state_lane):
             await lane.close()
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:

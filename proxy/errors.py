@@ -19,7 +19,9 @@ from keys import authentication
 from proxy import failures
 from proxy.body import InvalidJson
 from proxy.formats.base import InvalidRequest
+from proxy.formats.conversation import CannotParse, CannotRender
 from proxy.rate_limits import RateLimited
+from proxy.response_store import HistoryTooLarge, PreviousResponseNotFound, ResponseNotFound, ResponseTooLarge
 
 HELP_URL = "/docs/errors#"
 
@@ -138,6 +140,26 @@ TABLE: dict[type[Exception], Entry] = {
         "See `param` and the message.",
         lambda e: e.message,
         lambda e: {"param": e.param, "code": e.code},
+    ),
+    CannotParse: Entry(
+        400,
+        _INVALID,
+        "invalid_request_error",
+        "BAD_REQUEST",
+        "The request cannot be translated: a field is not of its format.",
+        "See `param` and the message.",
+        lambda e: e.message,
+        lambda e: {"param": e.param},
+    ),
+    CannotRender: Entry(
+        400,
+        _INVALID,
+        "unsupported_parameter",
+        "BAD_REQUEST",
+        "The model's provider has nothing that means the same as a field of the request.",
+        "Leave the field out, or choose a model whose provider has it.",
+        lambda e: e.message,
+        lambda e: {"param": e.param},
     ),
     InvalidParameter: Entry(
         400,
@@ -312,6 +334,25 @@ TABLE: dict[type[Exception], Entry] = {
         "Use the x-request-id of one of your own answers; a receipt appears when the request has ended.",
         lambda _: "No finished request with this id belongs to your account.",
     ),
+    ResponseNotFound: Entry(
+        404,
+        _INVALID,
+        "response_not_found",
+        "NOT_FOUND",
+        "No stored response of this id belongs to the account: it never did, or it was deleted or has expired.",
+        "Use the id of a response of your own that was made with `store` (the default) and is still kept.",
+        lambda e: f"Response with id '{e.response_id[:100]}' not found.",
+    ),
+    PreviousResponseNotFound: Entry(
+        404,
+        _INVALID,
+        "previous_response_not_found",
+        "NOT_FOUND",
+        "The response that is built upon, or one before it, is not stored for the account.",
+        "Send the whole conversation as `input`, without `previous_response_id`.",
+        lambda e: f"Previous response with id '{e.response_id[:100]}' not found.",
+        lambda _: {"param": "previous_response_id"},
+    ),
     NoSuchRoute: Entry(
         404,
         _INVALID,
@@ -338,6 +379,26 @@ TABLE: dict[type[Exception], Entry] = {
         "The body is larger than the gateway takes.",
         "Send less.",
         lambda e: f"The request body is larger than {e.limit} bytes.",
+    ),
+    ResponseTooLarge: Entry(
+        413,
+        _INVALID,
+        "response_too_large",
+        "BAD_REQUEST",
+        "The items of one turn are larger than what is stored of a response.",
+        'Send `"store": false` and the whole conversation with each request, or refer to files by URL.',
+        lambda e: f"A turn of more than {e.limit} bytes cannot be stored. Send it with 'store': false.",
+        lambda _: {"param": "input"},
+    ),
+    HistoryTooLarge: Entry(
+        413,
+        _INVALID,
+        "history_too_large",
+        "BAD_REQUEST",
+        "The conversation that a request builds on has too many turns, or is too large.",
+        "Begin anew: send what matters of it as `input`, without `previous_response_id`.",
+        lambda _: "The conversation behind 'previous_response_id' is too long. Send what matters of it as 'input'.",
+        lambda _: {"param": "previous_response_id"},
     ),
     NotJson: Entry(
         415,

@@ -33,7 +33,7 @@ class Meter:
     def estimate(self) -> TokenUsage:
         """Our own count of the input and of what was delivered."""
         return TokenUsage(
-            input_tokens=min(self._ticket.ask.input_estimate, self._ticket.model.context),
+            input_tokens=self._ticket.ask.input_estimate,
             output_tokens=-(-self._tap.output_bytes // BYTES_PER_TOKEN),
         )
 
@@ -88,7 +88,7 @@ class Meter:
         stretch = min(max(self._held_tokens, delivered) * STRETCH_FACTOR, max(most, delivered + self._ticket.model.usual_output))
         amount = pricing.worst_case(
             self._price,
-            input_tokens=min(ask.input_bound, self._ticket.model.context),
+            input_tokens=ask.input_bound,
             output_tokens=max(stretch, self._ticket.model.usual_output),
         )
         self._growth = growth = self._ticket.grow(amount=max(amount, self._ticket.held), usage=self.estimate())
@@ -111,4 +111,4 @@ class Meter:
         ask = self._ticket.ask
         if self._ticket.grant.is_test:
             return 1 << 60
-        return pricing.affordable_output(self._price, input_tokens=min(ask.input_bound, self._ticket.model.context), budget=held)
+        return pricing.affordable_output(self._price, input_tokens=ask.input_bound, budget=held)

@@ -20,18 +20,22 @@ from billing.settlement import Settled
 from catalog import money, pricing
 from catalog.snapshot import ModelEntry, ModelNotFound
 from catalog.usage import TokenUsage
+from gateway_site.clients import DatabaseUnavailable
 from keys.authentication import KeyGrant, read_key
-from proxy import admission, errors, failures, passages, routing
+from proxy import admission, errors, failures, routing, translation
 from proxy.admission import Ask, Outcome, Ticket
-from proxy.body import Body, parse_body
-from proxy.formats.base import BYTES_PER_TOKEN, Facts, InvalidRequest, NotAnAnswer, Tap, Whole
+from proxy.body import fill_in, parse_body
+from proxy.formats.base import BYTES_PER_TOKEN, Facts, InvalidRequest, NotAnAnswer, Whole
+from proxy.formats.conversation import CannotRender
 from proxy.metering import Meter
-from proxy.passages import SURFACES, Passage, Surface
+from proxy.passages import Passage, Surface
 from proxy.rate_limits import Reading
 from proxy.routing import Candidate
 from proxy.sse import EventTooLarge
 from proxy.streams import OpenStream
-from proxy.upstream import LARGEST_ANSWER, Answer
+from proxy.translation import SURFACES, Trip
+from proxy.turns import Turn
+from proxy.upstream import Answer
 
 if TYPE_CHECKING:
     from proxy.engine import Engine
@@ -53,6 +57,8 @@ class Call:
     endpoint: str
     clock: float
     watch: Callable[[], None]  # from now on the client's hanging up cancels the request
+    model_is_optional: bool = False  # without one, the catalog's default is meant
+    facts: Facts | None = None  # where the address says what the body does not (Gemini)
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
@@ -85,7 +91,7 @@ class Exchange:
     candidate: Candidate
     answer: Answer
     first: bytes
-    tap: Tap
+    passage: Passage
     whole: Whole | None
     attempts: Attempts
 
@@ -98,22 +104,40 @@ async def relay(engine: "Engine", call: Call) -> WholeAnswer | OpenStream:
     surface = SURFACES[call.endpoint]
     grant = await authenticate(engine, call)
     body = parse_body(call.raw)
-    facts = surface.read(body)
+    if call.model_is_optional:
+        body = fill_in(body, "model", engine.catalog.current.default_model)
+    turn = None
+    if surface.name == "responses":
+        turn = await engine.turns.begin(body, account_id=grant.account_id, key_id=grant.id, now=call.started_at)
+        body = turn.body
+    facts = call.facts or surface.read(body)
+    facts.client_headers = call.headers
     if facts.stream:
         call.watch()  # anything else is served to its end: the provider bills it whether the client waits or not
-    model, price = find_model(engine, facts.model, call.started_at, kind="text")
+    model, price = find_model(engine, facts.model, call.started_at, surface)
     ticket = await admit(engine, call, facts, grant, model, price)
     attempts = Attempts()
+    trip = Trip(
+        request_id=call.request_id,
+        account_id=grant.account_id,
+        created=int(call.started_at.timestamp()),
+        surface=surface,
+        body=body,
+        facts=facts,
+        output_limit=ticket.output_limit,
+        clamped=ticket.clamped,
+        capabilities=model.capabilities,
+    )
     try:
-        exchange = await send(engine, ticket, surface, body, facts, attempts)
+        exchange = await send(engine, ticket, trip, attempts)
     except BaseException as error:
         _settle_unanswered(ticket, attempts, error)
         if isinstance(error, failures.Unanswered):
             error.attempts = len(attempts.made)
         raise
     if exchange.whole is None:
-        return _stream(engine, ticket, surface, exchange)
-    return await _answer_whole(ticket, exchange, exchange.whole)
+        return _stream(engine, ticket, surface, exchange, turn)
+    return await _answer_whole(ticket, exchange, exchange.whole, turn)
 
 
 async def authenticate(engine: "Engine", call: Call) -> KeyGrant:
@@ -124,10 +148,17 @@ async def authenticate(engine: "Engine", call: Call) -> KeyGrant:
     return grant
 
 
-def find_model(engine: "Engine", name: str, now: datetime, *, kind: str) -> tuple[ModelEntry, pricing.Price]:
+async def check_allowed(engine: "Engine", call: Call, grant: KeyGrant, model: ModelEntry) -> None:
+    """Whether key and plan let this call through at all, before anything is counted. Raises: what `admission.check_scopes` raises."""
+    admission.check_scopes(call.endpoint, grant, await engine.plans.terms_of(grant.account_id, clock=call.clock), model)
+
+
+def find_model(engine: "Engine", name: str, now: datetime, surface: Surface) -> tuple[ModelEntry, pricing.Price]:
     """The model a client means, and its price now. Raises: ModelNotFound, WrongEndpoint."""
     model = routing.find_model(engine.catalog.current, name, now)
-    if model.kind != kind:
+    if model.kind != surface.model_kind:
+        raise errors.WrongEndpoint(model.slug, kind=model.kind)
+    if not surface.bridges and (routes := routing.routes_of(engine.catalog.current, model)) and not routing.is_served(routes, surface.name):
         raise errors.WrongEndpoint(model.slug, kind=model.kind)
     price = model.price_at(now)
     if price is None:
@@ -139,15 +170,17 @@ async def admit(engine: "Engine", call: Call, facts: Facts, grant: KeyGrant, mod
     """Take the gates; a key whose budget changed since it was read is read again, once. Raises: what `admission.admit` raises."""
     if grant.is_test and all(route.provider.kind != "demo" for route in routing.routes_of(engine.catalog.current, model)):
         raise errors.ModelNotAllowed(model.slug, scope="test key")
+    readable = model.context * facts.prompts  # each prompt is read alone
     ask = Ask(
         request_id=call.request_id,
         endpoint=call.endpoint,
         format=call.endpoint,
         stream=facts.stream,
-        input_bound=facts.input_bound,
-        input_estimate=facts.input_estimate,
+        input_bound=min(facts.input_bound, readable),
+        input_estimate=min(facts.input_estimate, readable),
         output_limit=facts.output_limit,
         choices=facts.choices,
+        images=facts.images,
         user_tag=facts.user_tag,
         max_cost=_read_maximum(call),
         started_at=call.started_at,
@@ -162,16 +195,18 @@ async def admit(engine: "Engine", call: Call, facts: Facts, grant: KeyGrant, mod
         return await admission.admit(engine, ask, grant, terms, model, price)
 
 
-async def send(engine: "Engine", ticket: Ticket, surface: Surface, body: Body, facts: Facts, attempts: Attempts) -> Exchange:
+async def send(engine: "Engine", ticket: Ticket, trip: Trip, attempts: Attempts) -> Exchange:
     """Try the routes until one answers: until the first event of a stream, or the whole of anything else, has arrived.
 
-    Raises: RequestRefused, the last UpstreamFailure, ProviderBusy when every route asked to wait, NoRoute when there is none to try.
+    Raises: RequestRefused, CannotParse, CannotRender, the last UpstreamFailure, ProviderBusy when every route asked to wait, NoRoute when there
+    is none to try.
     """
+    surface, facts = trip.surface, trip.facts
     routes = routing.routes_of(engine.catalog.current, ticket.model)
     tries = routing.candidates(
         routes, health=engine.health, now=time.monotonic(), client=surface.name, bridges=surface.bridges, demo_only=ticket.grant.is_test
     )
-    last: failures.UpstreamFailure | None = None
+    last: failures.UpstreamFailure | CannotRender | None = None
     for candidate in tries:
         began = time.monotonic()
         if last is not None and _seconds_left(ticket) < LEAST_SECONDS:
@@ -179,7 +214,7 @@ async def send(engine: "Engine", ticket: Ticket, surface: Surface, body: Body, f
         key = candidate.key.id if candidate.key else None
         first, whole = b"", None
         try:
-            passage = passages.plan(surface, body, facts, candidate, output_limit=ticket.output_limit if ticket.clamped else None)
+            passage = translation.plan(trip, candidate, sealing=engine.envelopes)
             patience = min(
                 settings.FIRST_BYTE_TIMEOUT_SECONDS if facts.stream else settings.WHOLE_ANSWER_TIMEOUT_SECONDS, _seconds_left(ticket)
             )
@@ -202,6 +237,10 @@ async def send(engine: "Engine", ticket: Ticket, surface: Surface, body: Body, f
             )
             last = failure
             continue
+        except CannotRender as error:
+            attempts.note(candidate, "cannot_carry", began)
+            last = last or error  # a route of another format may carry it
+            continue
         except failures.RequestRefused as refusal:
             engine.health.note_success(candidate.route.id, key)
             attempts.note(candidate, f"refused_{refusal.status}", began)
@@ -211,7 +250,7 @@ async def send(engine: "Engine", ticket: Ticket, surface: Surface, body: Body, f
             raise
         engine.health.note_success(candidate.route.id, key)
         attempts.note(candidate, "ok", began)
-        return Exchange(candidate, answer, first, passage.make_tap(), whole, attempts)
+        return Exchange(candidate, answer, first, passage, whole, attempts)
     if last is not None:
         raise last
     wait = routing.shortest_wait(routes, health=engine.health, now=time.monotonic())
@@ -258,10 +297,10 @@ def _without_error(data: bytes, passage: Passage) -> bytes:
     return data
 
 
-async def _answer_whole(ticket: Ticket, exchange: Exchange, whole: Whole) -> WholeAnswer:
+async def _answer_whole(ticket: Ticket, exchange: Exchange, whole: Whole, turn: Turn | None) -> WholeAnswer:
     """Settle, and hand the answer over with its cost. The client may have left: the provider bills all the same."""
     estimate = TokenUsage(
-        input_tokens=min(ticket.ask.input_estimate, ticket.model.context),
+        input_tokens=ticket.ask.input_estimate,
         output_tokens=-(-whole.output_bytes // BYTES_PER_TOKEN),
     )
     happened = charging.Happened(whole.usage, estimate, whole.finish_reason, "ok", is_test=ticket.grant.is_test)
@@ -271,6 +310,8 @@ async def _answer_whole(ticket: Ticket, exchange: Exchange, whole: Whole) -> Who
     if cost > ticket.held:
         cost = _charged(await settled, cost)  # only then may less have been charged than it cost
     raw = whole.render(estimate=charge.usage, cost=cost, upstream_cost=charge.upstream_cost)
+    if turn is not None:
+        raw = await turn.keep_whole(raw, model=ticket.model.slug, now=datetime.now(UTC))
     return WholeAnswer(raw, [*_headers(ticket, exchange), ("x-gateway-cost-usd", money.usd(cost))])
 
 
@@ -278,7 +319,7 @@ async def _read_whole(answer: Answer, passage: Passage, ticket: Ticket) -> Whole
     """Read an answer in one piece; the client has seen none of it, so another route may mend a broken one. Raises: UpstreamFailure."""
     try:
         async with asyncio.timeout(max(_seconds_left(ticket), 0.001)):
-            return passage.read_whole(await answer.read_all(LARGEST_ANSWER))
+            return passage.read_whole(await answer.read_all(passage.largest))
     except TimeoutError as error:
         raise failures.TimedOut("the answer was not complete within the total deadline") from error
     except NotAnAnswer as error:
@@ -295,12 +336,12 @@ def _seconds_left(ticket: Ticket) -> float:
     return float(settings.TOTAL_TIMEOUT_SECONDS) - (time.monotonic() - ticket.ask.clock)
 
 
-def _stream(engine: "Engine", ticket: Ticket, surface: Surface, exchange: Exchange) -> OpenStream:
+def _stream(engine: "Engine", ticket: Ticket, surface: Surface, exchange: Exchange, turn: Turn | None) -> OpenStream:
     stream = OpenStream(
         headers=_headers(ticket, exchange), keep_alive=surface.keep_alive, deadline=ticket.ask.clock + settings.TOTAL_TIMEOUT_SECONDS
     )
     stream.hang_up = exchange.answer.close
-    stream.frames = _frames(engine, ticket, exchange, stream)
+    stream.frames = _frames(engine, ticket, exchange, stream, turn)
 
     def abandon() -> None:
         """Settle a stream whose client left before the first frame: its frames never ran, so nothing else would."""
@@ -312,9 +353,11 @@ def _stream(engine: "Engine", ticket: Ticket, surface: Surface, exchange: Exchan
     return stream
 
 
-async def _frames(engine: "Engine", ticket: Ticket, exchange: Exchange, stream: OpenStream) -> AsyncGenerator[bytes, None]:
+async def _frames(
+    engine: "Engine", ticket: Ticket, exchange: Exchange, stream: OpenStream, turn: Turn | None
+) -> AsyncGenerator[bytes, None]:
     """The stream as the client sees it: the provider's bytes, then the end that fits what happened; settled whatever happens."""
-    answer, tap = exchange.answer, exchange.tap
+    answer, tap = exchange.answer, exchange.passage.make_tap()
     meter = Meter(ticket, tap)
     first_token_ms = round((time.monotonic() - ticket.ask.clock) * 1000)
     status = "aborted"  # what it is unless the provider ends it: the client hung up
@@ -332,8 +375,8 @@ async def _frames(engine: "Engine", ticket: Ticket, exchange: Exchange, stream: 
                 break
             meter.note(stream.last_sent)
             data = await _read_next(answer, stream)
-        if not data and (last := tap.flush()):
-            yield last
+        if not data and (rest := tap.flush()):
+            yield rest
         if problem is None and tap.error is not None:
             problem = failures.ProviderFault(200)
         if problem is None and not tap.done and not tap.finish_reason:
@@ -366,7 +409,13 @@ async def _frames(engine: "Engine", ticket: Ticket, exchange: Exchange, stream: 
     cost = charge.cost if charge.cost <= ticket.held else _charged(await settled, charge.cost)
     if tap.done:
         engine.spawn(_read_goodbye(answer))
-    yield tap.finish(estimate=charge.usage, cost=cost, upstream_cost=charge.upstream_cost)
+    last = tap.finish(estimate=charge.usage, cost=cost, upstream_cost=charge.upstream_cost)
+    if turn is not None:
+        try:
+            last = await turn.keep_stream(last, model=ticket.model.slug, now=datetime.now(UTC))
+        except DatabaseUnavailable as error:  # what was promised to be stored is not: the client must not believe it was
+            last = tap.fail(errors.render(errors.describe(error), str(ticket.ask.request_id)), ran_out=False)
+    yield last
 
 
 async def _read_next(answer: Answer, stream: OpenStream) -> bytes:
@@ -413,8 +462,10 @@ def _outcome(ticket: Ticket, candidate: Candidate | None, attempts: Attempts, *,
 
 def _headers(ticket: Ticket, exchange: Exchange) -> list[tuple[str, str]]:
     overhead = (time.monotonic() - ticket.ask.clock - exchange.attempts.upstream_seconds) * 1000
+    dropped = exchange.passage.dropped
     return [
         *reading_headers(ticket.reading),
+        *([("x-gateway-dropped", ", ".join(dropped))] if dropped else []),
         ("x-gateway-provider", exchange.candidate.route.provider.slug),
         ("x-gateway-attempts", str(len(exchange.attempts.made))),
         ("x-gateway-overhead-ms", f"{overhead:.2f}"),

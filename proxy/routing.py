@@ -107,10 +107,18 @@ def candidates(
 
 def format_for(route: RouteEntry, client: FormatName) -> FormatName:
     """How a route is called: as it says itself, else the client's own format where the provider speaks it, else the provider's first."""
-    formats = DECLARATIONS[route.provider.kind].formats
+    declaration = DECLARATIONS[route.provider.kind]
+    formats = declaration.formats
+    if client in declaration.endpoints:
+        return client
     if route.format:
         return cast("FormatName", route.format)
     return client if client in formats else formats[0]
+
+
+def is_served(routes: Iterable[RouteEntry], client: FormatName) -> bool:
+    """Whether any of these routes, healthy or not, is called in the client's own format."""
+    return any(format_for(route, client) == client for route in routes)
 
 
 def shortest_wait(routes: Iterable[RouteEntry], *, health: Health, now: float) -> float | None:

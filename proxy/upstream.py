@@ -19,7 +19,6 @@ from proxy.providers.base import read_failure
 from proxy.providers.registry import DECLARATIONS
 from proxy.routing import Candidate
 
-LARGEST_ANSWER = 32 * 1024 * 1024
 LARGEST_ERROR = 64 * 1024
 READ_BUFFER = 256 * 1024
 COMMON_HEADERS = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream", "Accept-Encoding": "identity"}
@@ -89,7 +88,7 @@ class Upstream:
             raise failures.CannotConnect("the pools are not open")
         sent = {**COMMON_HEADERS, **dict(headers)}
         if candidate.key is not None:
-            sent.update(declaration.sign(candidate.key.secret))
+            sent.update(declaration.sign_for(candidate.format, candidate.key.secret))
         try:
             async with asyncio.timeout(patience):
                 response = await session.post(provider.base_url + path, data=body, headers=sent, allow_redirects=False)

@@ -1,28 +1,102 @@
 """The HTTP edge of the data plane: takes a request apart for the relay and puts its answer together."""
 
+from dataclasses import replace
+
+import orjson
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpResponse
 
 from proxy import engine, errors
 from proxy.asgi import StreamedResponse
-from proxy.relay import Call, WholeAnswer, relay
+from proxy.body import Body, parse_body
+from proxy.relay import Call, WholeAnswer, authenticate, check_allowed, find_model, relay
+from proxy.translation import SURFACES
 
 
 async def chat_completions(request: ASGIRequest) -> HttpResponse:
     """POST /v1/chat/completions."""
+    return await _serve(request, "chat")
+
+
+async def chat_with_default(request: ASGIRequest) -> HttpResponse:
+    """POST /api/v1/chat, also as /api/v1/chat/completions: a request that names no model is for the catalog's default."""
+    return await _serve(request, "chat", model_is_optional=True)
+
+
+async def completions(request: ASGIRequest) -> HttpResponse:
+    """POST /v1/completions."""
+    return await _serve(request, "completions")
+
+
+async def embeddings(request: ASGIRequest) -> HttpResponse:
+    """POST /v1/embeddings."""
+    return await _serve(request, "embeddings")
+
+
+async def images(request: ASGIRequest) -> HttpResponse:
+    """POST /v1/images/generations."""
+    return await _serve(request, "images")
+
+
+async def messages(request: ASGIRequest) -> HttpResponse:
+    """POST /v1/messages."""
+    return await _serve(request, "messages")
+
+
+async def count_message_tokens(request: ASGIRequest) -> HttpResponse:
+    """POST /v1/messages/count_tokens: our own estimate, free of charge."""
+    running = engine.current()
+    call = _call(request, "messages", model_is_optional=False)
+    grant = await authenticate(running, call)
+    body = parse_body(call.raw)
+    # The field is required for an answer, not for counting.
+    facts = SURFACES["messages"].read(body if "max_tokens" in body.fields else Body(body.raw, {**body.fields, "max_tokens": 1}))
+    model, _ = find_model(running, facts.model, call.started_at, SURFACES["messages"])
+    await check_allowed(running, call, grant, model)
+    return HttpResponse(orjson.dumps({"input_tokens": facts.input_estimate}), content_type="application/json")
+
+
+async def responses(request: ASGIRequest) -> HttpResponse:
+    """POST /v1/responses."""
+    return await _serve(request, "responses")
+
+
+async def gemini_method(request: ASGIRequest) -> HttpResponse:
+    """POST /v1beta/models/{model}:{method} (also under /v1/models)."""
+    model, method = split_address(request.scope["path"])
+    if method not in ("generateContent", "streamGenerateContent"):
+        raise errors.NoSuchRoute
+    call = _call(request, "gemini", model_is_optional=False)
+    streams = method == "streamGenerateContent"
+    facts = SURFACES["gemini"].read(parse_body(call.raw))
+    call.facts = replace(facts, model=model, stream=streams, wants_sse=not streams or b"alt=sse" in request.scope["query_string"])
+    return await _answer(call)
+
+
+def split_address(path: str) -> tuple[str, str]:
+    """The model and the method in a Gemini address."""
+    model, _, method = path.partition("/models/")[2].rpartition(":")
+    return model, method
+
+
+async def _serve(request: ASGIRequest, endpoint: str, *, model_is_optional: bool = False) -> HttpResponse:
+    return await _answer(_call(request, endpoint, model_is_optional=model_is_optional))
+
+
+async def _answer(call: Call) -> HttpResponse:
     running = engine.current()
     if running.streams.draining:
         raise errors.ServerRestarting
-    answer = await relay(running, _call(request, "chat"))
+    answer = await relay(running, call)
     if isinstance(answer, WholeAnswer):
         response = HttpResponse(answer.raw, content_type="application/json")
         for name, value in answer.headers:
             response.headers[name] = value
         return response
-    return StreamedResponse(answer)
+    return StreamedResponse(answer, is_sse=call.facts is None or call.facts.wants_sse)
 
 
-def _call(request: ASGIRequest, endpoint: str) -> Call:
+def _call(request: ASGIRequest, endpoint: str, *, model_is_optional: bool) -> Call:
     scope = request.scope
     request_id, clock, body, watch = scope["tollgate"]
     client = scope.get("client")
@@ -34,4 +108,5 @@ def _call(request: ASGIRequest, endpoint: str) -> Call:
         endpoint=endpoint,
         clock=clock,
         watch=watch,
+        model_is_optional=model_is_optional,
     )

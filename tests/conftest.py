@@ -204,6 +204,7 @@ def make_model(
     input_usd: str = "1",
     output_usd: str = "2",
     max_output: int = 4096,
+    route_format: str = "",
     **fields: Any,
 ) -> str:
     """A model with one route per upstream model, in that order of priority."""
@@ -220,7 +221,7 @@ def make_model(
         key = ProviderKey(provider=row)
         key.set_secret(f"sk-fake-{uuid.uuid4().hex}")
         key.save()
-        Route.objects.create(model=model, provider=row, upstream_model=upstream_model, priority=priority)
+        Route.objects.create(model=model, provider=row, upstream_model=upstream_model, priority=priority, format=route_format)
     return name
 
 

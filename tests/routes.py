@@ -14,10 +14,12 @@ Policy = Literal["public", "key", "session", "staff"]
 
 @dataclass(frozen=True)
 class Call:
-    """One way to call a route. `{request_id}`, `{key_id}` and `{model}` in path, query or body stand for the owner's.
+    """One way to call a route. `{request_id}`, `{key_id}`, `{response_id}`, `{model}`, `{embedding_model}` and `{image_model}` in it stand
+    for the owner's.
 
     `owner_sees` names the markers (of `OWNER_MARKERS`) that the owner's answer has in it: without any, a stranger's answer that has none of
-    them would prove nothing. `plane` says who serves it: Django, or the data plane in front of it.
+    them would prove nothing. The owner calls after the stranger and gets `owner_status`: what the stranger did has changed nothing.
+    `plane` says who serves it: Django, or the data plane in front of it.
     """
 
     path: str
@@ -25,6 +27,7 @@ class Call:
     query: Mapping[str, str] = field(default_factory=dict)
     body: Any = None
     owner_sees: tuple[str, ...] = ()
+    owner_status: int = 200
     plane: Literal["control", "data"] = "control"
 
 
@@ -36,7 +39,7 @@ class Route:
     calls: tuple[Call, ...] = ()
 
 
-OWNER_MARKERS = ("account", "key_name", "key_start", "user", "model", "request_id", "cost")
+OWNER_MARKERS = ("account", "key_name", "key_start", "user", "model", "request_id", "cost", "said")
 
 # Whole namespaces: every route in them, however many.
 NAMESPACES: dict[str, Policy] = {"admin": "staff"}
@@ -52,14 +55,30 @@ ROUTES: dict[str, Route] = {
 }
 
 _CHAT = {"model": "{model}", "messages": [{"role": "user", "content": "Hello!"}]}
-for _address in ("v1/chat/completions",):
+_COMPLETION = {"model": "{model}", "prompt": "Hello!"}
+_EMBEDDING = {"model": "{embedding_model}", "input": "Hello!"}
+_IMAGE = {"model": "{image_model}", "prompt": "a cat", "size": "16x16"}
+for _address, _body in (
+    ("v1/chat/completions", _CHAT),
+    ("api/v1/chat/completions", _CHAT),
+    ("api/v1/chat", _CHAT),
+    ("v1/completions", _COMPLETION),
+    ("api/v1/completions", _COMPLETION),
+):
     ROUTES[_address] = Route(
         "key",
         (
-            Call(f"/{_address}", "POST", body=_CHAT, plane="data"),
-            Call(f"/{_address}", "POST", body={**_CHAT, "stream": True}, plane="data"),
+            Call(f"/{_address}", "POST", body=_body, plane="data"),
+            Call(f"/{_address}", "POST", body={**_body, "stream": True}, plane="data"),
         ),
     )
+for _address, _body in (
+    ("v1/embeddings", _EMBEDDING),
+    ("api/v1/embeddings", _EMBEDDING),
+    ("v1/images/generations", _IMAGE),
+    ("api/v1/images/generations", _IMAGE),
+):
+    ROUTES[_address] = Route("key", (Call(f"/{_address}", "POST", body=_body, plane="data"),))
 
 for _prefix in ("v1", "api/v1"):
     ROUTES |= {
@@ -90,5 +109,22 @@ for _prefix in ("v1", "api/v1"):
                     owner_sees=("request_id", "model", "user", "cost", "key_name", "key_start"),
                 ),
             ),
+        ),
+        f"{_prefix}/responses/<str:response_id>": Route(
+            "key",
+            (
+                Call(f"/{_prefix}/responses/{{response_id}}", owner_sees=("said",)),
+                Call(f"/{_prefix}/responses/{{response_id}}", "DELETE"),
+            ),
+        ),
+        f"{_prefix}/responses/<str:response_id>/input_items": Route(
+            "key", (Call(f"/{_prefix}/responses/{{response_id}}/input_items", owner_sees=("said",)),)
+        ),
+        f"{_prefix}/responses/<str:response_id>/cancel": Route(
+            "key", (Call(f"/{_prefix}/responses/{{response_id}}/cancel", "POST", owner_status=400),)
+        ),
+        f"{_prefix}/responses/input_tokens": Route(
+            "key",
+            (Call(f"/{_prefix}/responses/input_tokens", "POST", body={"previous_response_id": "{response_id}", "input": "Go on."}),),
         ),
     }

@@ -21,6 +21,7 @@ from catalog.money import usd
 from keys import issuing
 from tests.billing.desk import Desk
 from tests.billing.tenants import Shelf, Tenant, open_shelf
+from tests.proxy import stored
 from tests.routes import NAMESPACES, OWNER_MARKERS, ROUTES, SIGN_IN_PAGES, Call
 
 pytestmark = pytest.mark.filterwarnings("ignore:No directory at")  # only a deployment has collected its static files
@@ -81,6 +82,13 @@ class Cast:
         issuing.revoke(key=revoked, now=timezone.now())
         issuing.disable(key=disabled)
 
+    def keep_response(self) -> None:
+        """Store Alice's response, also when it was deleted a moment ago."""
+        said = stored.message(self.markers["said"])
+        stored.keep(
+            stored.response(self.facts["response_id"], self.markers["said"]), [said], account=self.alice.account, key=self.alice.key
+        )
+
     def call(self, call: Call, headers: dict[str, str]) -> tuple[int, str]:
         """Make a call; returns its status and its body."""
         path, query, body = (filled(value, self.facts) for value in (call.path, dict(call.query), call.body))
@@ -110,11 +118,20 @@ def cast(shelf: Shelf, gateway: Any) -> Iterator[Cast]:
     request_id = alice.spend(COST, model=f"model-{mark}", user_tag=f"user-{mark}")
     model = shelf.model("echo", rates={"input": 0, "output": 0})  # what the owner asks here must not change what she was charged
     model.routes.update(upstream_model="echo")
+    embedding = shelf.model("embedding", kind="embedding", rates={"input": 0})
+    image = shelf.model("image", kind="image", rates={"image": 0})
     gateway.sees_catalog()
     yield Cast(
         alice,
         charlie,
-        facts={"request_id": request_id, "key_id": str(alice.key.pk), "model": model.slug},
+        facts={
+            "request_id": request_id,
+            "key_id": str(alice.key.pk),
+            "response_id": f"resp_{mark}",
+            "model": model.slug,
+            "embedding_model": embedding.slug,
+            "image_model": image.slug,
+        },
         markers={
             "account": alice.account.slug,
             "key_name": alice.key.name,
@@ -123,6 +140,7 @@ def cast(shelf: Shelf, gateway: Any) -> Iterator[Cast]:
             "model": f"model-{mark}",
             "request_id": request_id,
             "cost": usd(COST),
+            "said": f"said-{mark}",
         },
         origin=gateway.origin,
     )
@@ -166,13 +184,14 @@ def test_without_a_usable_key_nothing_is_answered(cast: Cast, call: Call) -> Non
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_stranger_sees_nothing_of_the_owners(cast: Cast, call: Call) -> None:
-    status, body = cast.call(call, sign(cast.alice.secret))
-    assert status == 200, body
-    assert [name for name in call.owner_sees if cast.markers[name] not in body] == []
+def test_a_stranger_sees_nothing_of_the_owners_and_changes_nothing(cast: Cast, call: Call) -> None:
+    cast.keep_response()
     status, body = cast.call(call, sign(cast.charlie.secret))
     assert status in (200, 400, 403, 404), body
     assert [name for name, marker in cast.markers.items() if marker in body] == []
+    status, body = cast.call(call, sign(cast.alice.secret))
+    assert status == call.owner_status, body
+    assert [name for name in call.owner_sees if cast.markers[name] not in body] == []
 
 
 # -- Routes with a person ------------------------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ class UsageRecord(models.Model):
     provider = models.CharField(max_length=50)
     upstream_model = models.CharField(max_length=200)
     endpoint = models.CharField(max_length=30)
-    format = models.CharField(max_length=10)
+    format = models.CharField(max_length=20)
     streamed = models.BooleanField()
     price = models.ForeignKey(Price, null=True, on_delete=models.DO_NOTHING, db_constraint=False, db_index=False, related_name="+")
 

@@ -1,13 +1,13 @@
 """What a format offers to the relay: how to read a request's facts, how to pass its answers through, and how to bridge to and from the hub."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from catalog.usage import TokenUsage
 from proxy.formats.conversation import Answer, Conversation, Echo, Event, Target
 
-FormatName = Literal["chat", "responses", "messages", "gemini"]
+FormatName = Literal["chat", "responses", "messages", "gemini", "completions", "embeddings", "images"]
 BYTES_PER_TOKEN = 4  # for estimates; bounds count a token a byte
 
 
@@ -29,7 +29,8 @@ class NotAnAnswer(Exception):
 class Facts:
     """What the gateway needs to know of a request, whatever its format. Tokens: `input_bound` can not be exceeded, `input_estimate` is likely.
 
-    `output_limit` is the client's own for one choice; None when it gave none.
+    `output_limit` is the client's own for one choice; None when it gave none. `prompts` are read apart from each other: the model's context is
+    the limit of each. `images` is how many pictures may come. `wants_sse` is false for Gemini's streams that are a JSON array.
     """
 
     model: str
@@ -40,6 +41,10 @@ class Facts:
     input_bound: int
     input_estimate: int
     user_tag: str = ""
+    prompts: int = 1
+    images: int = 0
+    wants_sse: bool = True
+    client_headers: Sequence[tuple[bytes, bytes]] = ()
 
 
 class Whole(Protocol):

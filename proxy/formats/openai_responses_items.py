@@ -1,6 +1,7 @@
 """OpenAI Responses, the small parts: an item as JSON and in the hub's words, both ways; usage; how an answer ends; names and ids. Pure."""
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, cast
 
@@ -32,6 +33,8 @@ NAME: Final = "responses"
 ROLES = frozenset(("system", "developer", "user", "assistant"))
 LONGEST_NAME = 64  # of a tool, at OpenAI and most who followed
 LONGEST_CALL_ID = 64
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_NOT_NAME = re.compile(r"[^a-zA-Z0-9_-]")
 
 # Built-in tools whose call the client runs itself: their outputs come from the user's side.
 CLIENT_OUTPUTS = frozenset(
@@ -93,11 +96,12 @@ def dicts_of(value: Any) -> list[dict[str, Any]]:
 
 
 def flat_name(namespace: str, name: str) -> str:
-    """The name under which a tool of a namespace goes where there are no namespaces: `ns__tool`, shortened by a hash beyond 64."""
-    flat = f"{namespace}__{name}" if namespace else name
-    if len(flat) <= LONGEST_NAME:
-        return flat
-    return f"{flat[: LONGEST_NAME - 9]}_{hashlib.sha256(flat.encode(errors='replace')).hexdigest()[:8]}"
+    """A tool's name where there are no namespaces: `ns__tool`, at most 64 of a-z, A-Z, 0-9, `_` and `-`; always the same for the same."""
+    full = f"{namespace}__{name}" if namespace else name
+    if _NAME.fullmatch(full):
+        return full
+    digest = hashlib.blake2s(full.encode(errors="surrogatepass"), digest_size=4).hexdigest()
+    return f"{_NOT_NAME.sub('_', full)[: LONGEST_NAME - 9]}_{digest}"
 
 
 def short_call_id(call_id: str) -> str:
@@ -125,6 +129,13 @@ def renamed_tools(conversation: Conversation | None) -> dict[str, ToolDef]:
     }
 
 
+def sent_tools(conversation: Conversation | None) -> dict[str, str]:
+    """The names of the client's tools that a provider of this format knows by another: what it calls, and what the client calls it."""
+    if conversation is None or conversation.origin == NAME:
+        return {}
+    return {flat: tool.name for tool in conversation.tools if (flat := flat_name(tool.namespace, tool.name)) != tool.name}
+
+
 def original_call(call: ToolCall, renamed: Mapping[str, ToolDef]) -> ToolCall:
     """The call as the client defined its tool: with its namespace, and free text where the tool is a custom one."""
     tool = None if call.namespace else renamed.get(call.name)
@@ -133,6 +144,7 @@ def original_call(call: ToolCall, renamed: Mapping[str, ToolDef]) -> ToolCall:
     unwrap = tool.kind == "custom" and call.kind == "function"
     return ToolCall(
         call.role,
+        raw=call.raw,
         origin=call.origin,
         id=call.id,
         call_id=call.call_id,
@@ -211,7 +223,7 @@ def parse_reasoning(entry: Mapping[str, Any]) -> Reasoning:
         origin=NAME,
         id=text_of(entry.get("id")),
         text="".join(text_of(part.get("text")) for part in dicts_of(entry.get("content"))),
-        summary=[text_of(part.get("text")) for part in dicts_of(entry.get("summary"))],
+        summary=[text for part in dicts_of(entry.get("summary")) if (text := text_of(part.get("text")))],
         seals=[Seal("encrypted", sealed, NAME)] if sealed else [],
     )
 
@@ -443,7 +455,7 @@ def render_reasoning(identity: str, item: Reasoning) -> dict[str, Any]:
             entry["summary"].insert(0, {"type": "summary_text", "text": item.text})
     if item.seals:
         entry["encrypted_content"] = item.seals[0].data
-    return entry
+    return entry | _unknown_of(item, ("id", "type", "status", "summary", "content", "encrypted_content"))
 
 
 def render_seal(identity: str, data: str) -> dict[str, Any]:
@@ -468,14 +480,21 @@ def render_call(identity: str, call: ToolCall, *, status: str = "completed") -> 
     entry["name"] = call.name
     if call.namespace:
         entry["namespace"] = call.namespace
-    return entry
+    return entry | _unknown_of(call, (*entry, "namespace", "arguments", "input"))
+
+
+def _unknown_of(item: AnyItem, known: Iterable[str]) -> dict[str, Any]:
+    """The fields of an item of our own format that are none of the known ones: they survive."""
+    if item.origin != NAME or not isinstance(item.raw, dict):
+        return {}
+    return {name: value for name, value in item.raw.items() if name not in known}
 
 
 def render_other(item: AnyItem, response_id: str, index: int) -> dict[str, Any] | None:
     """What is neither text, thinking nor a call: our own built-in tools and unknown items as they came, pictures as generated ones."""
     if isinstance(item, Image) and item.data:
         return {"id": item_id("ig", response_id, index), "type": "image_generation_call", "status": "completed", "result": item.data}
-    if isinstance(item, ServerTool | Unknown) and item.origin == NAME and isinstance(item.raw, dict) and "part" not in item.raw:
+    if isinstance(item, ServerTool | Unknown) and item.origin == NAME and isinstance(item.raw, dict) and text_of(item.raw.get("type")):
         return {**item.raw, "id": text_of(item.raw.get("id")) or item_id("it", response_id, index)}
     return None
 

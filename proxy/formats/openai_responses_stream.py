@@ -10,6 +10,7 @@ from catalog.usage import TokenUsage
 from proxy.formats.conversation import (
     Audio,
     Closed,
+    Conversation,
     Delta,
     Echo,
     Ended,
@@ -53,6 +54,7 @@ from proxy.formats.openai_responses_items import (
     render_seal,
     render_stop,
     render_usage,
+    sent_tools,
     text_of,
 )
 from proxy.sse import Splitter
@@ -70,6 +72,7 @@ _DELTAS: Mapping[str, tuple[str, str]] = {  # event: the kind of item it belongs
     "response.function_call_arguments.delta": ("function_call", "arguments"),
     "response.custom_tool_call_input.delta": ("custom_tool_call", "arguments"),
 }
+_KINDS = frozenset(kind for kind, _ in _DELTAS.values())
 _OF_ITEMS = frozenset(
     (
         *_DELTAS,
@@ -132,8 +135,11 @@ class _Message:
     def end_part(self, part: Mapping[str, Any], out: list[Event]) -> None:
         if self._item is None:
             return
-        text = _complete(self._texts, text_of(part.get("refusal" if self._what == "refusal" else "text")), self._hub, self._what, out)
-        item = parse_part({**(part or mapping_of(mapping_of(self._item.raw).get("part")))}, "assistant", self._outer)
+        item = parse_part(part, "assistant", self._outer)
+        if type(item) is not type(self._item):  # an end of another part, or none
+            part = mapping_of(mapping_of(self._item.raw).get("part"))
+            item = parse_part(part, "assistant", self._outer)
+        text = _complete(self._texts, text_of(part.get(self._what)), self._hub, self._what, out)
         item.new_turn = self._item.new_turn
         if isinstance(item, Text):
             for annotation in item.citations[len(self._citations) :]:
@@ -180,7 +186,7 @@ class _Thinking:
         part = 0
         if what == "summary":
             index = fields.get("summary_index")
-            part = index if isinstance(index, int) else 0
+            part = max(index if isinstance(index, int) else 0, *self._parts, 0)  # what was told of a part cannot be added to later
             self._parts.setdefault(part, []).append(text)
         else:
             self._texts.append(text)
@@ -190,11 +196,15 @@ class _Thinking:
     def end(self, _parser: "StreamParser", entry: Mapping[str, Any], out: list[Event]) -> None:
         item = parse_reasoning(entry) if entry else self._item
         item.text = _complete(self._texts, item.text, self._hub, "reasoning", out)
-        summary = []
-        for part in range(max(len(item.summary), *(index + 1 for index in self._parts), 0) if self._parts else len(item.summary)):
-            full = item.summary[part] if part < len(item.summary) else ""
-            summary.append(_complete(self._parts.get(part, []), full, self._hub, "summary", out, part=part))
-        item.summary = summary
+        # What was told stands; only the last part can still grow, and parts that were not told come behind it.
+        last = max(self._parts, default=-1)
+        summary = ["".join(texts) for part, texts in self._parts.items() if part != last]
+        if last >= 0:
+            full = item.summary[last] if last < len(item.summary) else ""
+            summary.append(_complete(self._parts[last], full, self._hub, "summary", out, part=last))
+        untold = [text for part, text in enumerate(item.summary) if part not in self._parts]
+        summary += [_complete([], text, self._hub, "summary", out, part=last + 1 + place) for place, text in enumerate(untold)]
+        item.summary = [text for text in summary if text]
         out += [Delta(self._hub, "signature", seal=seal) for seal in item.seals]
         out.append(Closed(self._hub, item))
 
@@ -202,16 +212,16 @@ class _Thinking:
 class _Call:
     """A tool call that is being told."""
 
-    __slots__ = ("_hub", "_item", "_texts", "seen")
+    __slots__ = ("_hub", "_item", "_texts", "kind", "seen")
 
     def __init__(self, parser: "StreamParser", entry: Mapping[str, Any], out: list[Event]) -> None:
+        self.kind = entry["type"]
         self._item = parse_call(entry)
+        self._item.name = parser.names.get(self._item.name, self._item.name)
         self._texts: list[str] = []
         self.seen = False
         self._hub = parser.take_index()
         out.append(Opened(self._hub, hollow(self._item)))
-
-    kind = "call"
 
     @property
     def told(self) -> str:
@@ -226,7 +236,7 @@ class _Call:
     def end(self, parser: "StreamParser", entry: Mapping[str, Any], out: list[Event]) -> None:
         item = parse_call(entry) if entry else self._item
         # Those who leave the identity out of the closing event have given it in the opening one.
-        item.call_id, item.name = item.call_id or self._item.call_id, item.name or self._item.name
+        item.call_id, item.name = item.call_id or self._item.call_id, parser.names.get(item.name, item.name) or self._item.name
         item.arguments = _complete(self._texts, item.arguments, self._hub, "arguments", out)
         parser.called = True
         out.append(Closed(self._hub, item))
@@ -278,10 +288,13 @@ class StreamParser:
         "_waiting",
         "_waiting_events",
         "called",
+        "names",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, conversation: Conversation | None = None) -> None:
+        """`conversation`: the request, to call tools by the names that the client gave them."""
         self._splitter = Splitter()
+        self.names = sent_tools(conversation)
         self._started = False
         self._done = False
         self._next = 0
@@ -384,10 +397,10 @@ class StreamParser:
         told = _DELTAS.get(kind)
         if told is not None:
             if self._open is None:
-                if index in self._closed:
+                if index in self._closed or told[1] == "arguments":  # a call has no name before it is opened; its end has it all
                     return
                 self._begin(index, {"type": told[0], "id": fields.get("item_id")}, out)
-            if self._open is not None and (told[0] == self._open.kind or self._open.kind == "call"):
+            if self._open is not None and told[0] == self._open.kind:
                 self._open.add(self, told[1], fields, out)
             return
         match kind:
@@ -434,7 +447,7 @@ class StreamParser:
                 self._begin(index, entry, out)
                 self._close(entry, out)
         elif index == self._current:
-            self._close(entry, out)
+            self._close(entry if _same_kind(self._open, entry) else {}, out)
 
     def _close(self, entry: dict[str, Any], out: list[Event]) -> None:
         if self._open is not None:
@@ -500,7 +513,7 @@ class StreamParser:
 
 def _same_kind(item: _Message | _Thinking | _Call | _Other, entry: Mapping[str, Any]) -> bool:
     kind = entry.get("type")
-    return kind == item.kind or (item.kind == "call" and kind in ("function_call", "custom_tool_call"))
+    return kind == item.kind or (item.kind == "other" and isinstance(kind, str) and kind not in _KINDS)
 
 
 def _status(response: Mapping[str, Any]) -> dict[str, Any]:
@@ -826,9 +839,10 @@ class StreamRenderer:
             self._kind = shown
             place = {"item_id": self._identity, "output_index": len(self._output) - 1}
             if shown == "reasoning":
-                opened = {"content_index": 0, "part": {"type": "reasoning_text", "text": ""}}
+                index = len(self._parts) - self._summaries()
+                opened = {"content_index": index, "part": {"type": "reasoning_text", "text": ""}}
                 head += self._event("response.content_part.added", {**place, **opened})
-                self._prepare("response.reasoning_text.delta", {"content_index": 0})
+                self._prepare("response.reasoning_text.delta", {"content_index": index})
             else:
                 index = self._summaries()
                 opened = {"summary_index": index, "part": {"type": "summary_text", "text": ""}}
@@ -846,7 +860,7 @@ class StreamRenderer:
         text = "".join(self._texts)
         place: dict[str, Any] = {"item_id": self._identity, "output_index": len(self._output) - 1}
         if self._kind == "reasoning":
-            place["content_index"] = 0
+            place["content_index"] = len(self._parts) - self._summaries()
             tail = self._event("response.reasoning_text.done", {**place, "text": text})
             tail += self._event("response.content_part.done", {**place, "part": {"type": "reasoning_text", "text": text}})
         else:
@@ -868,9 +882,9 @@ class StreamRenderer:
             tail += self._end_thought()
         entry = render_reasoning(self._identity, item)
         entry["summary"] = [{"type": "summary_text", "text": text} for kind, text in self._parts if kind != "reasoning"]
-        thoughts = "".join(text for kind, text in self._parts if kind == "reasoning")
+        thoughts = [{"type": "reasoning_text", "text": text} for kind, text in self._parts if kind == "reasoning"]
         if thoughts:
-            entry["content"] = [{"type": "reasoning_text", "text": thoughts}]
+            entry["content"] = thoughts
         else:
             entry.pop("content", None)
         self._part, self._parts = None, []
@@ -948,9 +962,8 @@ class ResponsesTap:
 
     __slots__ = (
         "_created",
+        "_forwarded",
         "_last",
-        "_model",
-        "_response_id",
         "_splitter",
         "_usage",
         "_usage_json",
@@ -964,8 +977,7 @@ class ResponsesTap:
         self._splitter = Splitter()
         self._created = b""  # the event that began the response
         self._last = b""  # the event that ends it
-        self._response_id = ""
-        self._model = ""
+        self._forwarded = b""  # what went to the client last
         self._usage: TokenUsage | None = None
         self._usage_json: Mapping[str, Any] | None = None
         self.finish_reason = ""
@@ -1037,15 +1049,62 @@ class ResponsesTap:
             "error": failure_of(error),
             "incomplete_details": {"reason": "max_output_tokens"} if ran_out else None,
         }
-        body = {"type": "response.failed", "sequence_number": self._sequence(), "response": response}
+        body = {"type": "response.failed", "sequence_number": self._next_sequence(), "response": response}
         return b"event: response.failed\ndata: " + orjson.dumps(body) + b"\n\n"
 
     def _watch(self, block: bytes) -> None:
+        self._forwarded = block
         for text in _DELTA.findall(block):
             self.output_bytes += len(text)
-        self._model_seen(block)
 
-    def _model_seen(self, block: bytes) -> None:
-        found = block.rfind(b'"sequence_number"')
-        if found >= 0:
-            self._response_id = ""
+    def _ends(self, event: bytes) -> bool:
+        """Take an event that may be the last; whether it is."""
+        data = data_of(event)
+        if data == b"[DONE]":
+            return True
+        fields = _fields_of(event)
+        kind, response = fields.get("type"), mapping_of(fields.get("response"))
+        if kind == "error" or (kind is None and fields.get("error")):
+            self.error = fields.get("error") or {name: value for name, value in fields.items() if name != "sequence_number"}
+            return True
+        if not isinstance(kind, str) or kind not in _TERMINAL:
+            return False
+        self._take_usage(response.get("usage"))
+        if kind == "response.failed":
+            self.error = response.get("error") or {"message": "The response failed."}
+            return True
+        reason = text_of(mapping_of(response.get("incomplete_details")).get("reason"))
+        self.finish_reason = "".join(filter(str.isprintable, reason))[:40] or text_of(kind).removeprefix("response.")
+        if not self.output_bytes:  # told in no delta
+            self.output_bytes = count_output(response)
+        self._last = event
+        self.done = True
+        return True
+
+    def _take_usage(self, usage: Any) -> None:
+        found = read_usage(usage)
+        if found is not None:
+            self._usage, self._usage_json = found, usage
+
+    def _next_sequence(self) -> int:
+        seen = _SEQUENCE.findall(self._forwarded)
+        return int(seen[-1]) + 1 if seen else 0
+
+
+def count_output(response: Mapping[str, Any]) -> int:
+    """How many bytes of text, thinking and arguments an answer holds."""
+    size = 0
+    for entry in dicts_of(response.get("output")):
+        for name in ("arguments", "input"):
+            size += len(text_of(entry.get(name)).encode(errors="replace"))
+        for part in dicts_of(entry.get("content")) + dicts_of(entry.get("summary")):
+            size += len((text_of(part.get("text")) or text_of(part.get("refusal"))).encode(errors="replace"))
+    return size
+
+
+def _fields_of(event: bytes) -> dict[str, Any]:
+    try:
+        fields = orjson.loads(data_of(event))
+    except orjson.JSONDecodeError:
+        return {}
+    return fields if isinstance(fields, dict) else {}

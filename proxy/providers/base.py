@@ -42,6 +42,7 @@ class Declaration:
 
     `formats` are those it speaks, the one to prefer first; `output_limit_field` is the name it takes for a chat's output limit,
     `streams_usage` whether it knows `stream_options.include_usage`, `cancel_stops_billing` whether hanging up ends what it charges for.
+    `endpoints` are the other endpoints of OpenAI's that it has, behind `endpoint_prefix`; `embeds_base64` whether it sends vectors in base64.
     """
 
     kind: str
@@ -51,9 +52,26 @@ class Declaration:
     streams_usage: bool = True
     cancel_stops_billing: bool = True
     needs_key: bool = True
+    endpoints: frozenset[FormatName] = frozenset()
+    endpoint_prefix: str = ""
+    endpoint_sign: Callable[[str], Headers] | None = None  # where they are signed in to in another way
+    embeds_base64: bool = True
+
+    def sign_for(self, format_name: FormatName, secret: str) -> Headers:
+        """The headers that sign in to one of its formats or endpoints."""
+        if self.endpoint_sign is not None and format_name in self.endpoints:
+            return self.endpoint_sign(secret)
+        return self.sign(secret)
 
 
-PATHS = {"chat": "/chat/completions", "responses": "/responses", "messages": "/messages"}
+PATHS = {
+    "chat": "/chat/completions",
+    "responses": "/responses",
+    "messages": "/messages",
+    "completions": "/completions",
+    "embeddings": "/embeddings",
+    "images": "/images/generations",
+}
 
 
 def path_of(format_name: FormatName, upstream_model: str, *, stream: bool) -> str:
@@ -73,6 +91,10 @@ _ABOUT_SIZE = re.compile(
     r"maximum context length|context[_ ]length|too[_ ]many[_ ](?:prompt[_ ])?tokens|prompt is too long|request too large|"
     r"exceeds the context",
     re.IGNORECASE,
+)
+# "This is a chat model and not supported in the v1/completions endpoint": the client's mistake, and no sign of a broken route.
+_WRONG_ENDPOINT = re.compile(
+    r"not (?:supported )?(?:in|by|with|on|at) (?:the )?\S*(?:completions|embeddings|images|responses)", re.IGNORECASE
 )
 _PRIVATE = (
     (re.compile(r"\b(?:org|proj|user|acct|req)[-_][A-Za-z0-9_-]{3,}"), "…"),
@@ -110,7 +132,7 @@ def read_failure(status: int, headers: Mapping[str, str], body: bytes) -> failur
         return failures.ProviderBusy(status, read_retry_after(headers))
     if status >= 500 or status in (408, 409, 425) or status < 400:
         return failures.ProviderFault(status)
-    if status == 404 and (code == "model_not_found" or "model" in message.lower()):
+    if status == 404 and (code == "model_not_found" or "model" in message.lower()) and not _WRONG_ENDPOINT.search(message):
         return failures.ProviderFault(status)  # our route names a model the provider does not have: not the client's fault
     return failures.RequestRefused(
         status if status in (400, 404, 413, 422) else 400,

@@ -1,5 +1,6 @@
 """Facts about the record of Celery's tasks: when each began and ended, with what error, and which is late."""
 
+import importlib
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
@@ -103,9 +104,8 @@ def test_a_run_whose_place_was_taken_does_not_end_the_newer_one() -> None:
 def test_every_task_that_beat_wakes_is_recorded() -> None:
     for entry in celery.app.conf.beat_schedule.values():
         module, _, name = str(entry["task"]).rpartition(".")
-        assert module == tasks.__name__
         before = TaskRun.objects.filter(name=name).values_list("runs", flat=True).first() or 0
-        getattr(tasks, name)()
+        getattr(importlib.import_module(module), name)()
         assert TaskRun.objects.get(name=name).runs == before + 1
 
 

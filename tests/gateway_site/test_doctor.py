@@ -340,11 +340,11 @@ def test_clocks_of_one_machine_agree() -> None:
 def test_a_migration_that_is_missing_or_unknown_is_found() -> None:
     assert not list(diagnosis.check_migrations())
     with undone():
-        execute("DELETE FROM django_migrations WHERE app = 'billing' AND name = '0003_taskrun'")
+        execute("DELETE FROM django_migrations WHERE app = 'sessions' AND name = '0001_initial'")
         execute("INSERT INTO django_migrations (app, name, applied) VALUES ('billing', '0999_from_the_future', now())")
         found = list(diagnosis.check_migrations())
     assert grades(found) == [(ERROR, "migrations"), (WARNING, "migrations")]
-    assert "billing.0003_taskrun" in found[0].problem
+    assert "sessions.0001_initial" in found[0].problem
     assert "0999_from_the_future" in found[1].problem
 
 

@@ -1,0 +1,28 @@
+"""How an error looks in each client's format."""
+
+import orjson
+
+from proxy import errors
+from proxy.formats import anthropic_messages, gemini
+from proxy.formats.base import FormatName
+
+
+def format_of(path: str) -> FormatName:
+    """The format that is spoken at an address."""
+    if path.startswith("/v1/messages"):
+        return "messages"
+    if path.startswith("/v1beta/") or (path.startswith("/v1/models/") and ":" in path):
+        return "gemini"
+    return "chat"
+
+
+def render(problem: errors.Problem, request_id: str, path: str) -> bytes:
+    """The error body for a client that called this address."""
+    body = errors.render(problem, request_id)
+    match format_of(path):
+        case "messages":
+            return orjson.dumps(anthropic_messages.render_error(body, problem.status, request_id))
+        case "gemini":
+            return orjson.dumps(gemini.render_error(body, problem.status, request_id))
+        case _:
+            return orjson.dumps(body)
