@@ -20,6 +20,7 @@ from gateway_site.clients import DatabaseUnavailable, Lane
 from keys.authentication import Authenticator
 from keys.secret import read_peppers
 from proxy import envelopes, rate_limits
+from proxy.carryover import Carryover
 from proxy.envelopes import Envelopes
 from proxy.health import Health
 from proxy.response_store import ResponseStore
@@ -58,6 +59,7 @@ class Engine:
         self.catalog = LiveCatalog(self._housekeeping_lane)
         self.limiter = rate_limits.RateLimiter(rate_limits.connect(settings.REDIS_URL), processes=settings.WEB_CONCURRENCY)
         self.envelopes = Envelopes(envelopes.read_keys(settings.ENCRYPTION_KEYS))
+        self.carryover = Carryover(rate_limits.connect(settings.REDIS_URL))
         self._state_lane = Lane(conninfo, deadline_seconds=STATE_DEADLINE_SECONDS)
         self.turns = Turns(ResponseStore(self._state_lane, retention=timedelta(days=settings.RESPONSES_RETENTION_DAYS)))
         self.health = Health()
@@ -92,6 +94,7 @@ class Engine:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.limiter.close()
+        await self.carryover.close()
         await self.upstream.close()
         for lane in (self._hold_lane, self._settle_lane, self._look_up_lane, self._housekeeping_lane, self._state_lane):
             await lane.close()

@@ -18,6 +18,10 @@ LARGEST_ANSWER = 32 * 1024 * 1024  # bytes, of an answer in one piece
 LARGEST_DATA = 64 * 1024 * 1024  # ten large pictures, or 2,048 vectors of 3,072 numbers in base64
 
 
+def _nothing() -> None:
+    """Nothing is to be done afterwards."""
+
+
 @dataclass(slots=True)
 class Passage:
     """One request made ready for one candidate: the bytes to send, and how to read and show what comes back.
@@ -33,6 +37,7 @@ class Passage:
     headers: tuple[tuple[str, str], ...] = ()
     dropped: tuple[str, ...] = ()
     largest: int = LARGEST_ANSWER
+    finished: Callable[[], None] = _nothing  # to be called when the answer went well
 
 
 class Surface(Protocol):

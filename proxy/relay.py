@@ -214,7 +214,7 @@ async def send(engine: "Engine", ticket: Ticket, trip: Trip, attempts: Attempts)
         key = candidate.key.id if candidate.key else None
         first, whole = b"", None
         try:
-            passage = translation.plan(trip, candidate, sealing=engine.envelopes)
+            passage = await translation.plan(trip, candidate, sealing=engine.envelopes, carryover=engine.carryover)
             patience = min(
                 settings.FIRST_BYTE_TIMEOUT_SECONDS if facts.stream else settings.WHOLE_ANSWER_TIMEOUT_SECONDS, _seconds_left(ticket)
             )
@@ -309,6 +309,7 @@ async def _answer_whole(ticket: Ticket, exchange: Exchange, whole: Whole, turn: 
     cost = charge.cost
     if cost > ticket.held:
         cost = _charged(await settled, cost)  # only then may less have been charged than it cost
+    exchange.passage.finished()
     raw = whole.render(estimate=charge.usage, cost=cost, upstream_cost=charge.upstream_cost)
     if turn is not None:
         raw = await turn.keep_whole(raw, model=ticket.model.slug, now=datetime.now(UTC))
@@ -409,6 +410,7 @@ async def _frames(
     cost = charge.cost if charge.cost <= ticket.held else _charged(await settled, charge.cost)
     if tap.done:
         engine.spawn(_read_goodbye(answer))
+    exchange.passage.finished()
     last = tap.finish(estimate=charge.usage, cost=cost, upstream_cost=charge.upstream_cost)
     if turn is not None:
         try:

@@ -1,7 +1,7 @@
 """Makes a request ready for a candidate: passed through as bytes where the provider speaks the client's format, else through the hub."""
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +10,12 @@ import orjson
 from proxy import envelopes, passages
 from proxy.body import Body
 from proxy.bridges import BridgeTap, BridgeWhole
+from proxy.carryover import Carryover
 from proxy.dialects import DIALECTS
+from proxy.envelopes import Envelopes, Wrapping
 from proxy.formats import anthropic_messages
 from proxy.formats.base import Facts, FormatName
-from proxy.formats.conversation import Conversation, Echo, Origin, Target
+from proxy.formats.conversation import AnyItem, Conversation, Echo, Origin, Target
 from proxy.passages import Passage, Surface
 from proxy.providers.base import path_of
 from proxy.routing import Candidate
@@ -41,24 +43,35 @@ class Trip:
     capabilities: tuple[str, ...]
 
 
-def plan(trip: Trip, candidate: Candidate, *, sealing: envelopes.Envelopes) -> Passage:
+async def plan(trip: Trip, candidate: Candidate, *, sealing: Envelopes, carryover: Carryover) -> Passage:
     """Make a trip's request ready for a candidate.
 
+    A request in the candidate's own format passes as bytes, unless it brings back signatures that another format sealed.
     Raises: CannotParse, CannotRender.
     """
-    if candidate.format == trip.surface.name:
+    if candidate.format == trip.surface.name and not envelopes.mentions_envelope(trip.body.raw):
         return trip.surface.pass_through(trip.body, trip.facts, candidate, output_limit=trip.output_limit if trip.clamped else None)
-    return _bridge(trip, candidate, DIALECTS[trip.surface.name].parse_request(trip.body.fields), sealing)
+    conversation = DIALECTS[trip.surface.name].parse_request(trip.body.fields)  # anew for each candidate: what follows writes to it
+    client_keeps_seals = any(map(envelopes.is_envelope, envelopes.seals_of(conversation.items)))
+    if candidate.format != "chat" and not client_keeps_seals:
+        await carryover.recall(trip.account_id, conversation)
+    passage, turn = _bridge(trip, candidate, conversation, sealing)
+    if not client_keeps_seals:
+        passage.finished = lambda: carryover.remember(trip.account_id, turn())
+    return passage
 
 
-def _bridge(trip: Trip, candidate: Candidate, conversation: Conversation, sealing: envelopes.Envelopes) -> Passage:
-    client, target_dialect = DIALECTS[trip.surface.name], DIALECTS[candidate.format]
-    upstream_model, kind = candidate.route.upstream_model, candidate.route.provider.kind
-    family = envelopes.family_of(upstream_model)
-    envelopes.unwrap_conversation(conversation, sealing, account_id=trip.account_id, provider_kind=kind, model_family=family)
-    target = Target(upstream_model, trip.output_limit, kind, trip.capabilities)
-    rendered = target_dialect.render_request(conversation, target)
-    reader = target_dialect.read(conversation, rendered)
+def _bridge(
+    trip: Trip, candidate: Candidate, conversation: Conversation, sealing: Envelopes
+) -> tuple[Passage, Callable[[], list[AnyItem]]]:
+    """The passage, and what gives the answer's items once it is over."""
+    client, provider = DIALECTS[trip.surface.name], DIALECTS[candidate.format]
+    upstream_model = candidate.route.upstream_model
+    bound_to = {"provider_kind": _sealer(candidate), "model_family": envelopes.family_of(upstream_model)}
+    envelopes.unwrap_conversation(conversation, sealing, account_id=trip.account_id, **bound_to)
+    target = Target(upstream_model, trip.output_limit, candidate.route.provider.kind, trip.capabilities)
+    rendered = provider.render_request(conversation, target)
+    reader = provider.read(conversation, rendered)
     echo = Echo(
         id=client.id_prefix + trip.request_id.hex,
         created=trip.created,
@@ -66,20 +79,27 @@ def _bridge(trip: Trip, candidate: Candidate, conversation: Conversation, sealin
         request=trip.body.fields,
         conversation=conversation,
     )
+    made: list[Wrapping] = []  # the last belongs to the answer that is shown
 
-    def wrapping() -> envelopes.Wrapping:
-        return envelopes.Wrapping(
-            sealing, account_id=trip.account_id, provider_kind=kind, model_family=family, client_format=HUB_FORMATS[trip.surface.name]
-        )
+    def wrap() -> Wrapping:
+        made.append(Wrapping(sealing, account_id=trip.account_id, client_format=HUB_FORMATS[trip.surface.name], **bound_to))
+        return made[-1]
 
-    return Passage(
+    passage = Passage(
         path_of(candidate.format, upstream_model, stream=trip.facts.stream),
         orjson.dumps(rendered),
-        lambda: BridgeTap(reader.make_parser(), client.make_renderer(echo), wrap=wrapping().event),
-        lambda raw: BridgeWhole(raw, parse=reader.parse_answer, render=client.render_answer, echo=echo, wrap=wrapping().answer),
+        lambda: BridgeTap(reader.make_parser(), client.make_renderer(echo), wrap=wrap().event),
+        lambda raw: BridgeWhole(raw, parse=reader.parse_answer, render=client.render_answer, echo=echo, wrap=wrap().answer),
         headers=_headers(candidate.format, rendered),
         dropped=tuple(dict.fromkeys(target.dropped)),
     )
+    return passage, lambda: made[-1].turn if made else []
+
+
+def _sealer(candidate: Candidate) -> str:
+    """Who alone can open what this candidate seals: some providers bind it to their customer."""
+    provider = candidate.route.provider
+    return f"{provider.kind}/{provider.id}" if provider.kind in ("openai", "azure", "custom") else provider.kind
 
 
 def _headers(format_name: FormatName, rendered: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

@@ -1,17 +1,13 @@
-"""OpenAI Responses: requests and whole answers, to and from the hub. Pure. Its streams are in `openai_responses_stream`.
+"""OpenAI Responses: requests and whole answers, to and from the hub. Pure. Its streams are in `openai_responses_stream`, its pass-through
+in `openai_responses_tap`.
 
 The provider keeps nothing: a request goes out with all its items, `store` false and sealed thinking; what a client calls by id
 (`previous_response_id`, `conversation`, an item's reference) the gateway has put in before.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
-import orjson
-
-from catalog.usage import TokenUsage
-from proxy.formats.base import NotAnAnswer
 from proxy.formats.conversation import (
     Answer,
     AnyItem,
@@ -35,7 +31,6 @@ from proxy.formats.conversation import (
     ToolResult,
     Unknown,
 )
-from proxy.formats.openai_chat import read_reported_cost
 from proxy.formats.openai_responses_items import (
     NAME,
     dicts_of,
@@ -52,7 +47,8 @@ from proxy.formats.openai_responses_items import (
     short_call_id,
     text_of,
 )
-from proxy.formats.openai_responses_stream import KEEP_ALIVE, ResponsesTap, StreamParser, StreamRenderer, count_output
+from proxy.formats.openai_responses_stream import KEEP_ALIVE, StreamParser, StreamRenderer
+from proxy.formats.openai_responses_tap import ResponsesAnswer, ResponsesTap, read_answer
 
 __all__ = [
     "KEEP_ALIVE",
@@ -766,48 +762,6 @@ def render_answer(answer: Answer, echo: Echo) -> dict[str, Any]:
         "output": render_output(items, echo),
         "usage": None if answer.usage is None else render_usage(answer.usage),
     }
-
-
-# -- Pass-through of whole answers -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class ResponsesAnswer:
-    """A whole answer of a provider of this format: it goes to the client byte for byte."""
-
-    raw: bytes
-    fields: Mapping[str, Any]
-    usage: TokenUsage | None
-    reported_cost: int | None
-    finish_reason: str
-    output_bytes: int
-
-    def render(self, *, estimate: TokenUsage, cost: int, upstream_cost: int) -> bytes:  # noqa: ARG002 - the answer goes out as it came
-        """The bytes to send."""
-        return self.raw
-
-
-def read_answer(raw: bytes) -> ResponsesAnswer:
-    """Read a whole answer.
-
-    Raises: NotAnAnswer.
-    """
-    try:
-        fields = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise NotAnAnswer("not JSON") from error
-    if not isinstance(fields, dict) or not isinstance(fields.get("output"), list) or fields.get("error"):
-        raise NotAnAnswer("no output")
-    usage = fields.get("usage")
-    reason = text_of(mapping_of(fields.get("incomplete_details")).get("reason")) or text_of(fields.get("status"))
-    return ResponsesAnswer(
-        raw=raw,
-        fields=fields,
-        usage=read_usage(usage),
-        reported_cost=read_reported_cost(usage) if isinstance(usage, dict) else None,
-        finish_reason="".join(filter(str.isprintable, reason))[:40],
-        output_bytes=count_output(fields),
-    )
 
 
 # -- Reading fields --------------------------------------------------------------------------------------------------------------------

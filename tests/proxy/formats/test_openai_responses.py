@@ -3,7 +3,7 @@
 import copy
 import itertools
 import json
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
@@ -138,7 +138,7 @@ def test_the_official_accumulator_takes_every_emitted_stream(case: Case):
     stream = render_stream(events)
     state: Any = ResponseStreamState(input_tools=[], text_format=omit)
     for event in events_of(stream):
-        state.handle_event(construct_type_unchecked(value=event, type_=ResponseStreamEvent))
+        state.handle_event(construct_type_unchecked(value=event, type_=cast("Any", ResponseStreamEvent)))
     ended = last_response(stream)
     if ended["status"] == "completed":
         assert [item.type for item in state._completed_response.output] == [item["type"] for item in ended["output"]]
