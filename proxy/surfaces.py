@@ -10,7 +10,7 @@ import orjson
 
 from catalog.usage import TokenUsage
 from proxy.body import Body
-from proxy.formats import anthropic_messages, gemini, openai_responses, openai_responses_stream
+from proxy.formats import anthropic_messages, gemini, openai_responses
 from proxy.formats.base import BYTES_PER_TOKEN, Facts, FormatName, InvalidRequest
 from proxy.formats.fields import read_model
 from proxy.formats.sizes import TOKENS_PER_MEDIUM, TOKENS_PER_MESSAGE, measure
@@ -70,7 +70,7 @@ class ResponsesSurface:
     """OpenAI Responses. State is the gateway's own, so what goes upstream is never stored there."""
 
     name: FormatName = "responses"
-    keep_alive = openai_responses_stream.StreamRenderer.keep_alive
+    keep_alive = openai_responses.KEEP_ALIVE
     bridges = True
     model_kind = "text"
 
@@ -105,7 +105,7 @@ class ResponsesSurface:
         return Passage(
             path_of("responses", upstream_model, stream=facts.stream),
             body.splice(edits) if edits else body.raw,
-            openai_responses_stream.ResponsesTap,
+            openai_responses.ResponsesTap,
             openai_responses.read_answer,
         )
 

@@ -35,6 +35,7 @@ OTHERWISE: dict[str, tuple[tuple[str, ...], str]] = {
     "custom-tool": (("tools", "stop"), "the judge does not read custom tool calls; other formats carry them as functions"),
     "CustomToolCallStreamingParam": (("tools", "stop"), "the judge does not read custom tool calls; other formats carry them as functions"),
     "tool-search": (("tools",), "a tool of a namespace is called ns__tool where there are no namespaces"),
+    "model-armor-prompt-template-text-gets-blocked": (TOKENS, "a blocked prompt has no counts; the judge takes none for nothing"),
     "background-mode": (("stop",), "a queued answer has no end yet, and bridges are not asked in the background"),
     "image_in_stream__lingua-multimodalRequest-followup": (("stop",), "a draft of the protocol, without an end"),
 }
