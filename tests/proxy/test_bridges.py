@@ -62,7 +62,7 @@ def across(case: Case, client: Any) -> dict[str, Any]:
     asked = {"stream_options": {"include_usage": True}}
     echo = Echo(id="x1", created=1, model="m", request=asked, conversation=conversation)
     if case.stream:
-        tap = BridgeTap(reader.make_parser(), DIALECTS[client].make_renderer(echo), wrap=lambda event: event)  # type: ignore[index]
+        tap = BridgeTap(reader.make_parser(), DIALECTS[client].make_renderer(echo), wrap=lambda event: event)
         out = tap.feed(case.response_bytes) + tap.flush()
         if tap.error is not None:
             return {"error": tap.error}
@@ -73,7 +73,7 @@ def across(case: Case, client: Any) -> dict[str, Any]:
         parse=reader.parse_answer,
         render=DIALECTS[client].render_answer,
         echo=echo,
-        wrap=lambda answer: answer,  # type: ignore[index]
+        wrap=lambda answer: answer,
     )
     return oracle.meaning(client, json.loads(whole.render(estimate=ESTIMATE, cost=0, upstream_cost=0)), False)
 
