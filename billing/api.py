@@ -1,18 +1,18 @@
 """The read API for key holders: models, usage, credits, the key itself, receipts. Each view asks one question and writes out the answer.
 
-Shapes: `/v1/models` is OpenAI's, `/v1/usage` HaioAI's, `/v1/credits`, `/v1/key` and `/v1/generation` OpenRouter's, each with additions.
-Where those have amounts as JSON numbers there is an exact decimal string beside them.
+Shapes: `/v1/models` is OpenAI's, Anthropic's or Gemini's, as the client's headers say; `/v1/usage` is HaioAI's; `/v1/credits`, `/v1/key` and
+`/v1/generation` are OpenRouter's; each with additions. Where those have amounts as JSON numbers there is an exact decimal string beside them.
 """
 
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from datetime import UTC, date, datetime
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
-from django.http import HttpRequest, JsonResponse, StreamingHttpResponse
+from django.http import HttpRequest, JsonResponse, QueryDict, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.utils import timezone
 from django.views.decorators.http import require_safe
@@ -26,6 +26,7 @@ from keys.http import KeyedRequest, with_key
 from keys.models import ApiKey
 
 MOST_MODELS = 1000
+ANTHROPIC_PAGE, GEMINI_PAGE = 20, 50  # where the client does not say
 COUNT_COLUMNS = (
     "requests",
     "input_tokens",
@@ -45,10 +46,14 @@ RESET_NAMES = {"day": "daily", "week": "weekly", "month": "monthly", "total": No
 @require_safe
 @with_key()
 def models(request: KeyedRequest) -> HttpResponseBase:
-    """GET /v1/models: what this key can call, in OpenAI's shape."""
-    limit = _read_limit(request.GET.get("limit"))
+    """GET /v1/models: what this key can call, in the caller's own shape."""
+    dialect, asked = _dialect(request), request.GET
     offers = reports.models_for(account=request.key.account, grant=request.grant, now=timezone.now())
-    return JsonResponse(listing.openai_list(offers[:limit]))
+    if dialect == "anthropic":
+        return _anthropic_page([offer for offer in offers if offer.kind == "text"], asked)
+    if dialect == "gemini":
+        return _gemini_page(offers, asked)
+    return JsonResponse(listing.openai_list(offers[: _read_limit(asked.get("limit"))]))
 
 
 @require_safe
@@ -56,14 +61,55 @@ def models(request: KeyedRequest) -> HttpResponseBase:
 def model(request: KeyedRequest, name: str) -> HttpResponseBase:
     """GET /v1/models/{id}: one of them, by its name or an alias."""
     offer = reports.model_for(name, account=request.key.account, grant=request.grant, now=timezone.now())
-    return JsonResponse(listing.openai_model(offer))
+    return JsonResponse(_MODEL_RENDERERS[_dialect(request)](offer))
 
 
-def _read_limit(text: str | None) -> int | None:
+_MODEL_RENDERERS = {"openai": listing.openai_model, "anthropic": listing.anthropic_model, "gemini": listing.gemini_model}
+
+
+def _dialect(request: HttpRequest) -> Literal["openai", "anthropic", "gemini"]:
+    """Whose client asks: the SDKs share addresses and are told apart by their headers."""
+    if request.path.startswith("/v1beta/"):
+        return "gemini"
+    if "HTTP_ANTHROPIC_VERSION" in request.META:
+        return "anthropic"
+    return "gemini" if "HTTP_X_GOOG_API_KEY" in request.META else "openai"
+
+
+def _anthropic_page(offers: Sequence[listing.Offer], asked: QueryDict) -> HttpResponseBase:
+    limit = _read_limit(asked.get("limit")) or ANTHROPIC_PAGE
+    after, before = asked.get("after_id"), asked.get("before_id")
+    if after and before:
+        raise reports.InvalidParameter("before_id", "Give after_id or before_id, not both.")
+    if before:
+        rest = offers[: _place_of(before, offers, "before_id")]
+        page, has_more = rest[-limit:], len(rest) > limit
+    else:
+        rest = offers[_place_of(after, offers, "after_id") + 1 :] if after else offers
+        page, has_more = rest[:limit], len(rest) > limit
+    return JsonResponse(listing.anthropic_list(page, has_more=has_more))
+
+
+def _gemini_page(offers: Sequence[listing.Offer], asked: QueryDict) -> HttpResponseBase:
+    limit = _read_limit(asked.get("pageSize"), "pageSize") or GEMINI_PAGE
+    token = asked.get("pageToken")
+    rest = offers[_place_of(token, offers, "pageToken") + 1 :] if token else offers
+    page = rest[:limit]
+    return JsonResponse(listing.gemini_list(page, next_page=page[-1].slug if len(rest) > limit else None))
+
+
+def _place_of(slug: str, offers: Sequence[listing.Offer], param: str) -> int:
+    for index, offer in enumerate(offers):
+        if offer.slug == slug:
+            return index
+    raise reports.InvalidParameter(param, "Is not a model of this list.")
+
+
+def _read_limit(text: str | None, param: str = "limit") -> int | None:
     if text is None:
         return None
     if not (text.isascii() and text.isdecimal() and len(text) <= 4 and 1 <= int(text) <= MOST_MODELS):
-        raise reports.InvalidParameter("limit", f"Must be a number from 1 to {MOST_MODELS}.")
+        raise reports.InvalidParameter(param, f"Must be a number from 1 to {MOST_MODELS}.")
     return int(text)
 
 

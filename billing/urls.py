@@ -1,4 +1,4 @@
-"""The URL table of the billing app: what a key holder can read. Every address is served under /v1 and under /api/v1."""
+"""The URL table of the billing app: what a key holder can read. Every address is served under /v1 and under /api/v1, Gemini's under /v1beta."""
 
 from collections.abc import Callable
 
@@ -18,3 +18,4 @@ VIEWS: dict[str, tuple[Callable[..., HttpResponseBase], str]] = {
 
 urlpatterns: list[URLPattern] = [path(f"v1/{address}", view, name=name) for address, (view, name) in VIEWS.items()]
 urlpatterns += [path(f"api/v1/{address}", view, name=f"api-{name}") for address, (view, name) in VIEWS.items()]
+urlpatterns += [path("v1beta/models", api.models, name="gemini-models"), path("v1beta/models/<path:name>", api.model, name="gemini-model")]

@@ -41,7 +41,7 @@ class ProviderForm(ModelForm):
 
     class Meta:
         model = Provider
-        fields = ("slug", "kind", "base_url", "is_enabled", "allow_private")
+        fields = ("slug", "kind", "base_url", "api_version", "is_enabled", "allow_private")
 
     def clean(self) -> dict[str, Any]:
         """Fill in the address, and have it checked."""

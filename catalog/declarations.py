@@ -18,6 +18,7 @@ SECRET = re.compile(r"[\x21-\x7e]+")
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,149}")
 _MODEL_HINT = "use letters, digits and . _ : / @ + - only, with a letter or digit first"
 _PROVIDER = re.compile(r"[A-Za-z0-9_-]+")
+_API_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 _MARKUP = re.compile(r"([0-9]{1,4}(?:\.[0-9]{1,4})?) ?%?")
 
 
@@ -150,6 +151,7 @@ def _read_provider(section: Section) -> ProviderEntry:
         {
             "kind": section.choice("kind", Provider.Kind.values),
             "base_url": section.text("base_url", longest=300, empty=True),
+            "api_version": section.text("api_version", longest=40, shape=_API_VERSION, hint="such as 2024-10-21", empty=True),
             "allow_private": section.flag("allow_private"),
             "is_enabled": section.flag("enabled"),
         }

@@ -3,9 +3,9 @@
 Prices are shown as the customer pays them, the operator's markup included, as exact decimal strings.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from django.db.models import Exists, OuterRef, Q
@@ -47,6 +47,7 @@ class Offer:
     created_at: datetime
     aliases: tuple[str, ...]
     price: pricing.Price
+    is_gemini: bool = False  # whether it can be called in Gemini's own format
 
 
 def for_sale(*, now: datetime, demo_only: bool = False, name: str | None = None) -> list[Offer]:
@@ -64,7 +65,8 @@ def for_sale(*, now: datetime, demo_only: bool = False, name: str | None = None)
         if not MODEL_SLUG.regex.fullmatch(name):  # type: ignore[union-attr] # compiled when it is read
             return []
         wanted = wanted.filter(Q(slug=name) | Q(pk__in=Alias.objects.filter(name=name).values("model")))
-    found = list(wanted.order_by("slug"))
+    gemini = Q(format="gemini") | Q(format="", provider__kind=Provider.Kind.GOOGLE)
+    found = list(wanted.annotate(is_gemini=Exists(routes.filter(gemini))).order_by("slug"))
     prices = {
         price.model_id: price
         for price in Price.objects.filter(model__in=found, effective_from__lte=now).order_by("model", "-effective_from").distinct("model")
@@ -72,10 +74,10 @@ def for_sale(*, now: datetime, demo_only: bool = False, name: str | None = None)
     aliases: dict[int, list[str]] = {}
     for model_id, alias in Alias.objects.filter(model__in=found).order_by("name").values_list("model", "name"):
         aliases.setdefault(model_id, []).append(alias)
-    return [_offer(model, prices[model.pk], aliases.get(model.pk, [])) for model in found if model.pk in prices]
+    return [_offer(model, prices[model.pk], aliases.get(model.pk, []), is_gemini=model.is_gemini) for model in found if model.pk in prices]
 
 
-def _offer(model: Model, price: Price, aliases: Iterable[str]) -> Offer:
+def _offer(model: Model, price: Price, aliases: Iterable[str], *, is_gemini: bool) -> Offer:
     return Offer(
         slug=model.slug,
         kind=model.kind,
@@ -88,6 +90,7 @@ def _offer(model: Model, price: Price, aliases: Iterable[str]) -> Offer:
         created_at=model.created_at,
         aliases=tuple(aliases),
         price=price.frozen(),
+        is_gemini=is_gemini,
     )
 
 
@@ -137,3 +140,57 @@ def _per_million(rates: pricing.Rates, markup_ppm: int) -> dict[str, str]:
 
 def _dollars(rate: int, markup_ppm: int, places: int, *, least: int) -> str:
     return money.exact(rate * (pricing.PER_UNITS + markup_ppm), places=places, least=least)
+
+
+# -- Anthropic's shape -----------------------------------------------------------------------------------------------------------------
+
+
+def anthropic_list(offers: Sequence[Offer], *, has_more: bool) -> dict[str, Any]:
+    """One page of the list as Anthropic's `GET /v1/models` answers it."""
+    return {
+        "data": [anthropic_model(offer) for offer in offers],
+        "has_more": has_more,
+        "first_id": offers[0].slug if offers else None,
+        "last_id": offers[-1].slug if offers else None,
+    }
+
+
+def anthropic_model(offer: Offer) -> dict[str, Any]:
+    """One model as Anthropic shows it."""
+    return {
+        "type": "model",
+        "id": offer.slug,
+        "display_name": offer.name or offer.slug,
+        "created_at": offer.created_at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "lifecycle": "active",
+        "max_input_tokens": offer.context,
+        "max_tokens": offer.max_output,
+    }
+
+
+# -- Gemini's shape --------------------------------------------------------------------------------------------------------------------
+
+_GEMINI_METHODS = {
+    Model.Kind.TEXT: ("generateContent", "streamGenerateContent", "countTokens"),
+    Model.Kind.EMBEDDING: ("embedContent", "batchEmbedContents", "countTokens"),
+    Model.Kind.IMAGE: ("predict",),
+}
+
+
+def gemini_list(offers: Sequence[Offer], *, next_page: str | None) -> dict[str, Any]:
+    """One page of the list as Gemini's `GET /v1beta/models` answers it; `next_page` is the token that asks for the one behind it."""
+    return {"models": [gemini_model(offer) for offer in offers], **({"nextPageToken": next_page} if next_page is not None else {})}
+
+
+def gemini_model(offer: Offer) -> dict[str, Any]:
+    """One model as Gemini shows it; one that is not called in Gemini's format supports none of its methods."""
+    return {
+        "name": f"models/{offer.slug}",
+        "baseModelId": offer.slug,
+        "version": "001",
+        "displayName": offer.name or offer.slug,
+        "description": offer.description,
+        "inputTokenLimit": offer.context,
+        "outputTokenLimit": offer.max_output,
+        "supportedGenerationMethods": list(_GEMINI_METHODS[Model.Kind(offer.kind)]) if offer.is_gemini else [],
+    }

@@ -13,6 +13,7 @@ from django.utils import timezone
 from catalog import pricing, vault
 
 MODEL_SLUG = RegexValidator(r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,149}$", "Use letters, digits and . _ : / @ + - only.")
+API_VERSION = RegexValidator(r"^[A-Za-z0-9][A-Za-z0-9.-]*\Z", "Use a version such as 2024-10-21 or 2025-04-01-preview.")
 FORMATS = [("chat", "OpenAI Chat Completions"), ("responses", "OpenAI Responses"), ("messages", "Anthropic Messages"), ("gemini", "Gemini")]
 
 
@@ -36,6 +37,13 @@ class Provider(models.Model):
     slug = models.SlugField(max_length=50, unique=True)
     kind = models.CharField(max_length=20, choices=Kind.choices)
     base_url = models.CharField(max_length=300, blank=True, help_text="For example https://api.openai.com/v1. The demo provider has none.")
+    api_version = models.CharField(
+        max_length=40,
+        blank=True,
+        default="",
+        validators=[API_VERSION],
+        help_text="Azure only, for addresses like https://name.openai.azure.com: such as 2024-10-21. Empty: the address ends in /openai/v1.",
+    )
     is_enabled = models.BooleanField(default=True, help_text="Off: no request is sent there.")
     allow_private = models.BooleanField(default=False, help_text="Allow plain HTTP and private addresses: for model servers of your own.")
     created_at = models.DateTimeField(default=timezone.now, editable=False)

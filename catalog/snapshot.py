@@ -42,6 +42,7 @@ class ProviderEntry:
     base_url: str
     allow_private: bool
     keys: tuple[KeyEntry, ...]
+    api_version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,13 @@ def load() -> Catalog:
         head = models.CatalogVersion.objects.select_related("default_model").get(pk=1)
         providers = {
             provider.pk: ProviderEntry(
-                provider.pk, provider.slug, provider.kind, provider.base_url.rstrip("/"), provider.allow_private, _open_keys(provider)
+                provider.pk,
+                provider.slug,
+                provider.kind,
+                provider.base_url.rstrip("/"),
+                provider.allow_private,
+                _open_keys(provider),
+                provider.api_version,
             )
             for provider in models.Provider.objects.filter(is_enabled=True).prefetch_related("keys")
         }

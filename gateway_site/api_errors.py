@@ -7,7 +7,7 @@ import structlog
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 
 from gateway_site.identifiers import uuid7
-from proxy import errors
+from proxy import error_shapes, errors
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +56,7 @@ class ApiErrorMiddleware:
         problem = errors.describe(condition)
         if problem.status == errors.INTERNAL.status:
             log.error("internal_error", request_id=request_id_of(request), path=request.path, exc_info=condition)
-        response = JsonResponse(errors.render(problem, request_id_of(request)), status=problem.status)
+        response = JsonResponse(error_shapes.shape(problem, request_id_of(request), request.path), status=problem.status)
         for name, value in problem.headers:
             response.headers[name] = value
         return response

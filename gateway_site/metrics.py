@@ -70,8 +70,8 @@ class SpreadTally:
 
 # -- Counted as it happens, by the data plane ----------------------------------------------------------------------------------------
 
-REQUESTS = Tally("tollgate_requests_total", "Requests answered by the data plane.", ("path", "status"))
-SECONDS = SpreadTally("tollgate_request_seconds", "From the request's arrival to the last byte of its answer.", ("path",))
+REQUESTS = Tally("tollgate_requests_total", "Requests answered by the data plane.", ("endpoint", "status"))
+SECONDS = SpreadTally("tollgate_request_seconds", "From the request's arrival to the last byte of its answer.", ("endpoint",))
 FIRST_TOKEN_SECONDS = SpreadTally("tollgate_first_token_seconds", "From a stream's request to its first event.", ("provider",))
 TOKENS = Tally("tollgate_tokens_total", "Tokens of settled requests.", ("model", "direction"))
 CHARGED = Tally(

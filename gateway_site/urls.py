@@ -17,8 +17,8 @@ urlpatterns = [
     path("metrics", probes.metrics, name="metrics"),
     path(settings.ADMIN_PATH, RedirectView.as_view(pattern_name="admin:index"), name="admin"),
     path(f"{settings.ADMIN_PATH}/", admin.site.urls),
+    path("", include("billing.urls")),  # before the data plane's: a model's name may have a colon in it, as Gemini's methods do
     path("", include("proxy.urls")),
     path("", include("proxy.control_urls")),
-    path("", include("billing.urls")),
     path("", include("keys.urls")),
 ]

@@ -102,6 +102,11 @@ class Ticket:
         _count(self.model.slug, charge, about)
         return charge, future
 
+    def release(self) -> None:
+        """End a request that was let in by `admit_free`: there is nothing to book. Never awaits; call it once."""
+        self._end()
+        self._engine.limiter.finish(account=self.grant.account_id, request_id=str(self.ask.request_id), limits=self.limits, tokens=0)
+
     def _end(self) -> None:
         if self._over:
             raise RuntimeError(f"request {self.ask.request_id} was ended twice")
@@ -109,7 +114,7 @@ class Ticket:
 
     @property
     def is_over(self) -> bool:
-        """Whether the ticket was settled."""
+        """Whether the ticket was settled or released."""
         return self._over
 
     def _record(self, charge: charging.Charge, happened: charging.Happened, about: "Outcome") -> dict[str, Any]:
@@ -193,6 +198,20 @@ async def admit(engine: "Engine", ask: Ask, grant: KeyGrant, terms: PlanTerms, m
 
     Raises: WrongKeyKind, EndpointNotAllowed, ModelNotAllowed, CostAboveMaximum, RateLimited, and what `HoldDesk.place` raises.
     """
+    ticket = await admit_free(engine, ask, grant, terms, model, price)
+    try:
+        await _place(engine, ticket)
+    except BaseException:
+        ticket.release()
+        raise
+    return ticket
+
+
+async def admit_free(engine: "Engine", ask: Ask, grant: KeyGrant, terms: PlanTerms, model: ModelEntry, price: pricing.Price) -> Ticket:
+    """Take the gates that have nothing to do with money: for what is free. Such a ticket ends with `release`.
+
+    Raises: WrongKeyKind, EndpointNotAllowed, ModelNotAllowed, RateLimited.
+    """
     check_scopes(ask.endpoint, grant, terms, model)
     limits = _limits(grant, terms)
     reading = await engine.limiter.admit(
@@ -202,13 +221,7 @@ async def admit(engine: "Engine", ask: Ask, grant: KeyGrant, terms: PlanTerms, m
         now=ask.started_at.timestamp(),
         max_seconds=int(settings.TOTAL_TIMEOUT_SECONDS + SLACK_SECONDS),
     )
-    ticket = Ticket(engine, ask, grant, terms, model, price, limits, reading)
-    try:
-        await _place(engine, ticket)
-    except BaseException:
-        engine.limiter.finish(account=grant.account_id, request_id=str(ask.request_id), limits=limits, tokens=0)
-        raise
-    return ticket
+    return Ticket(engine, ask, grant, terms, model, price, limits, reading)
 
 
 def check_scopes(endpoint: str, grant: KeyGrant, terms: PlanTerms, model: ModelEntry) -> None:

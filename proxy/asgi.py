@@ -34,6 +34,8 @@ App = Callable[[Scope, Any, Any], Awaitable[None]]
 class View(Protocol):
     """A view of the data plane: an async Django view that may also answer with an open stream."""
 
+    __name__: str
+
     async def __call__(self, request: ASGIRequest) -> "HttpResponseBase | StreamedResponse": ...
 
 
@@ -144,8 +146,8 @@ class DataPlane:
                 raise
         finally:
             watch.end()
-            metrics.REQUESTS.add(1, scope["path"], response.status_code)
-            metrics.SECONDS.add(time.monotonic() - clock, scope["path"])
+            metrics.REQUESTS.add(1, view.__name__, response.status_code)
+            metrics.SECONDS.add(time.monotonic() - clock, view.__name__)
 
 
 async def _send_response(response: "HttpResponseBase | StreamedResponse", request_id: uuid.UUID, send: Send) -> None:

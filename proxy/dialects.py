@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxy.bridges import Renderer
-from proxy.formats import anthropic_messages, gemini, openai_chat_bridge, openai_responses, openai_responses_stream
+from proxy.formats import anthropic_messages, gemini, openai_chat_bridge, openai_responses
 from proxy.formats.base import FormatName, StreamParser
 from proxy.formats.conversation import Answer, Conversation, Echo, Target
 
@@ -37,9 +37,7 @@ def _read_chat(conversation: Conversation, rendered: dict[str, Any]) -> Reader:
 
 def _read_responses(conversation: Conversation, rendered: dict[str, Any]) -> Reader:
     del rendered
-    return Reader(
-        lambda fields: openai_responses.parse_answer(fields, conversation), lambda: openai_responses_stream.StreamParser(conversation)
-    )
+    return Reader(lambda fields: openai_responses.parse_answer(fields, conversation), lambda: openai_responses.StreamParser(conversation))
 
 
 def _read_messages(conversation: Conversation, rendered: dict[str, Any]) -> Reader:
@@ -70,7 +68,7 @@ DIALECTS: dict[FormatName, Dialect] = {
         _read_responses,
         openai_responses.parse_request,
         openai_responses.render_answer,
-        openai_responses_stream.StreamRenderer,
+        openai_responses.StreamRenderer,
         "resp_",
     ),
     "messages": Dialect(

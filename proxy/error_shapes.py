@@ -1,5 +1,7 @@
 """How an error looks in each client's format."""
 
+from typing import Any
+
 import orjson
 
 from proxy import errors
@@ -9,7 +11,7 @@ from proxy.formats.base import FormatName
 
 def format_of(path: str) -> FormatName:
     """The format that is spoken at an address."""
-    if path.startswith("/v1/messages"):
+    if path.startswith(("/v1/messages", "/api/v1/messages")):
         return "messages"
     if path.startswith("/v1beta/") or (path.startswith("/v1/models/") and ":" in path):
         return "gemini"
@@ -18,11 +20,16 @@ def format_of(path: str) -> FormatName:
 
 def render(problem: errors.Problem, request_id: str, path: str) -> bytes:
     """The error body for a client that called this address."""
+    return orjson.dumps(shape(problem, request_id, path))
+
+
+def shape(problem: errors.Problem, request_id: str, path: str) -> dict[str, Any]:
+    """The same, not yet written as JSON."""
     body = errors.render(problem, request_id)
     match format_of(path):
         case "messages":
-            return orjson.dumps(anthropic_messages.render_error(body, problem.status, request_id))
+            return anthropic_messages.render_error(body, problem.status, request_id)
         case "gemini":
-            return orjson.dumps(gemini.render_error(body, problem.status, request_id))
+            return gemini.render_error(body, problem.status, request_id)
         case _:
-            return orjson.dumps(body)
+            return body

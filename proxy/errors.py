@@ -21,7 +21,7 @@ from proxy.body import InvalidJson
 from proxy.formats.base import InvalidRequest
 from proxy.formats.conversation import CannotParse, CannotRender
 from proxy.rate_limits import RateLimited
-from proxy.response_store import HistoryTooLarge, PreviousResponseNotFound, ResponseNotFound, ResponseTooLarge
+from proxy.response_store import HistoryTooLarge, PreviousResponseNotFound, ResponseNotFound, ResponseNotStored, ResponseTooLarge
 
 HELP_URL = "/docs/errors#"
 
@@ -495,6 +495,16 @@ TABLE: dict[type[Exception], Entry] = {
         "No provider of the model can be used now.",
         "Retry later; the operator is told.",
         lambda e: f"No provider of the model '{e.model}' is available right now.",
+    ),
+    ResponseNotStored: Entry(
+        503,
+        _SERVER,
+        "response_not_stored",
+        "SERVICE_UNAVAILABLE",
+        "The answer was produced and charged, and could not be stored.",
+        "Send the request again, or with `store: false`.",
+        lambda _: "The answer was produced and is charged, but it could not be stored. Send the request with 'store': false to go without.",
+        lambda _: {"headers": _NO_RETRY},
     ),
     holds.BillingUnavailable: Entry(
         503,

@@ -20,7 +20,6 @@ from billing.settlement import Settled
 from catalog import money, pricing
 from catalog.snapshot import ModelEntry, ModelNotFound
 from catalog.usage import TokenUsage
-from gateway_site.clients import DatabaseUnavailable
 from keys.authentication import KeyGrant, read_key
 from proxy import admission, errors, failures, routing, translation
 from proxy.admission import Ask, Outcome, Ticket
@@ -30,6 +29,7 @@ from proxy.formats.conversation import CannotRender
 from proxy.metering import Meter
 from proxy.passages import Passage, Surface
 from proxy.rate_limits import Reading
+from proxy.response_store import ResponseNotStored
 from proxy.routing import Candidate
 from proxy.sse import EventTooLarge
 from proxy.streams import OpenStream
@@ -59,6 +59,7 @@ class Call:
     watch: Callable[[], None]  # from now on the client's hanging up cancels the request
     model_is_optional: bool = False  # without one, the catalog's default is meant
     facts: Facts | None = None  # where the address says what the body does not (Gemini)
+    surface: Surface | None = None  # where the endpoint has more than one (Gemini's methods)
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
@@ -101,7 +102,7 @@ async def relay(engine: "Engine", call: Call) -> WholeAnswer | OpenStream:
 
     Raises: every condition of `proxy.errors.TABLE`.
     """
-    surface = SURFACES[call.endpoint]
+    surface = call.surface or SURFACES[call.endpoint]
     grant = await authenticate(engine, call)
     body = parse_body(call.raw)
     if call.model_is_optional:
@@ -148,11 +149,6 @@ async def authenticate(engine: "Engine", call: Call) -> KeyGrant:
     return grant
 
 
-async def check_allowed(engine: "Engine", call: Call, grant: KeyGrant, model: ModelEntry) -> None:
-    """Whether key and plan let this call through at all, before anything is counted. Raises: what `admission.check_scopes` raises."""
-    admission.check_scopes(call.endpoint, grant, await engine.plans.terms_of(grant.account_id, clock=call.clock), model)
-
-
 def find_model(engine: "Engine", name: str, now: datetime, surface: Surface) -> tuple[ModelEntry, pricing.Price]:
     """The model a client means, and its price now. Raises: ModelNotFound, WrongEndpoint."""
     model = routing.find_model(engine.catalog.current, name, now)
@@ -166,8 +162,13 @@ def find_model(engine: "Engine", name: str, now: datetime, surface: Surface) -> 
     return model, price
 
 
-async def admit(engine: "Engine", call: Call, facts: Facts, grant: KeyGrant, model: ModelEntry, price: pricing.Price) -> Ticket:
-    """Take the gates; a key whose budget changed since it was read is read again, once. Raises: what `admission.admit` raises."""
+async def admit(
+    engine: "Engine", call: Call, facts: Facts, grant: KeyGrant, model: ModelEntry, price: pricing.Price, *, is_free: bool = False
+) -> Ticket:
+    """Take the gates (`is_free`: but for those of money); a key whose budget changed since it was read is read again, once.
+
+    Raises: what `admission.admit` raises.
+    """
     if grant.is_test and all(route.provider.kind != "demo" for route in routing.routes_of(engine.catalog.current, model)):
         raise errors.ModelNotAllowed(model.slug, scope="test key")
     readable = model.context * facts.prompts  # each prompt is read alone
@@ -187,6 +188,8 @@ async def admit(engine: "Engine", call: Call, facts: Facts, grant: KeyGrant, mod
         clock=call.clock,
     )
     terms = await engine.plans.terms_of(grant.account_id, clock=call.clock)
+    if is_free:
+        return await admission.admit_free(engine, ask, grant, terms, model, price)
     try:
         return await admission.admit(engine, ask, grant, terms, model, price)
     except holds.StaleKey:
@@ -313,7 +316,7 @@ async def _answer_whole(ticket: Ticket, exchange: Exchange, whole: Whole, turn: 
     raw = whole.render(estimate=charge.usage, cost=cost, upstream_cost=charge.upstream_cost)
     if turn is not None:
         raw = await turn.keep_whole(raw, model=ticket.model.slug, now=datetime.now(UTC))
-    return WholeAnswer(raw, [*_headers(ticket, exchange), ("x-gateway-cost-usd", money.usd(cost))])
+    return WholeAnswer(raw, [*answer_headers(ticket, exchange), ("x-gateway-cost-usd", money.usd(cost))])
 
 
 async def _read_whole(answer: Answer, passage: Passage, ticket: Ticket) -> Whole:
@@ -339,7 +342,7 @@ def _seconds_left(ticket: Ticket) -> float:
 
 def _stream(engine: "Engine", ticket: Ticket, surface: Surface, exchange: Exchange, turn: Turn | None) -> OpenStream:
     stream = OpenStream(
-        headers=_headers(ticket, exchange), keep_alive=surface.keep_alive, deadline=ticket.ask.clock + settings.TOTAL_TIMEOUT_SECONDS
+        headers=answer_headers(ticket, exchange), keep_alive=surface.keep_alive, deadline=ticket.ask.clock + settings.TOTAL_TIMEOUT_SECONDS
     )
     stream.hang_up = exchange.answer.close
     stream.frames = _frames(engine, ticket, exchange, stream, turn)
@@ -415,7 +418,7 @@ async def _frames(
     if turn is not None:
         try:
             last = await turn.keep_stream(last, model=ticket.model.slug, now=datetime.now(UTC))
-        except DatabaseUnavailable as error:  # what was promised to be stored is not: the client must not believe it was
+        except ResponseNotStored as error:  # what was promised to be stored is not: the client must not believe it was
             last = tap.fail(errors.render(errors.describe(error), str(ticket.ask.request_id)), ran_out=False)
     yield last
 
@@ -462,7 +465,8 @@ def _outcome(ticket: Ticket, candidate: Candidate | None, attempts: Attempts, *,
     )
 
 
-def _headers(ticket: Ticket, exchange: Exchange) -> list[tuple[str, str]]:
+def answer_headers(ticket: Ticket, exchange: Exchange) -> list[tuple[str, str]]:
+    """What the gateway says of an answer beside it."""
     overhead = (time.monotonic() - ticket.ask.clock - exchange.attempts.upstream_seconds) * 1000
     dropped = exchange.passage.dropped
     return [

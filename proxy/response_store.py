@@ -60,6 +60,10 @@ class PreviousResponseNotFound(ResponseNotFound):
     """A response that is built upon, or one before it, is not stored for the account."""
 
 
+class ResponseNotStored(Exception):
+    """The answer was given and charged, and could not be written down, although the client wants to build on it."""
+
+
 class ResponseTooLarge(Exception):
     """A turn is larger than what is stored of one (bytes)."""
 

@@ -3,7 +3,6 @@ through to a provider of the same format.
 """
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -12,7 +11,7 @@ from catalog.usage import TokenUsage
 from proxy.body import Body
 from proxy.formats import anthropic_messages, gemini, openai_responses
 from proxy.formats.base import BYTES_PER_TOKEN, Facts, FormatName, InvalidRequest
-from proxy.formats.fields import read_model
+from proxy.formats.fields import read_count, read_flag, read_messages, read_model, read_user_tag
 from proxy.formats.sizes import TOKENS_PER_MEDIUM, TOKENS_PER_MESSAGE, measure
 from proxy.passages import FIRST_EVENT, Passage
 from proxy.providers.base import path_of
@@ -28,24 +27,25 @@ class MessagesSurface:
     name: FormatName = "messages"
     keep_alive = anthropic_messages.StreamRenderer.keep_alive
     bridges = True
+    is_conversation = True
     model_kind = "text"
 
     def read(self, body: Body) -> Facts:
         """Raises: InvalidRequest."""
         fields = body.fields
-        messages = _read_messages(fields, "messages")
-        limit = _read_count(fields, "max_tokens")
+        messages = read_messages(fields)
+        limit = read_count(fields, "max_tokens", most=MOST_OUTPUT)
         if limit is None:
             raise InvalidRequest("The field 'max_tokens' is required.", param="max_tokens")
-        metadata = fields.get("metadata")
+        metadata = fields.get("metadata")  # what it is is for the provider to check
         return _facts(
             body,
             model=read_model(fields),
-            stream=_read_flag(fields, "stream"),
+            stream=read_flag(fields, "stream"),
             output_limit=limit,
             parts=(messages, fields.get("system"), fields.get("tools")),
             messages=len(messages),
-            user_tag=_tag(metadata.get("user_id") if isinstance(metadata, dict) else None),
+            user_tag=read_user_tag(metadata, "user_id") if isinstance(metadata, dict) else "",
         )
 
     def pass_through(self, body: Body, facts: Facts, candidate: Candidate, *, output_limit: int | None) -> Passage:
@@ -72,6 +72,7 @@ class ResponsesSurface:
     name: FormatName = "responses"
     keep_alive = openai_responses.KEEP_ALIVE
     bridges = True
+    is_conversation = True
     model_kind = "text"
 
     def read(self, body: Body) -> Facts:
@@ -83,11 +84,11 @@ class ResponsesSurface:
         return _facts(
             body,
             model=read_model(fields),
-            stream=_read_flag(fields, "stream"),
-            output_limit=_read_count(fields, "max_output_tokens"),
+            stream=read_flag(fields, "stream"),
+            output_limit=read_count(fields, "max_output_tokens", most=MOST_OUTPUT),
             parts=(given, fields.get("instructions"), fields.get("tools")),
             messages=len(given) if isinstance(given, list) else 1,
-            user_tag=_tag(fields.get("user")),
+            user_tag=read_user_tag(fields),
         )
 
     def pass_through(self, body: Body, facts: Facts, candidate: Candidate, *, output_limit: int | None) -> Passage:
@@ -116,6 +117,7 @@ class GeminiSurface:
     name: FormatName = "gemini"
     keep_alive = b""
     bridges = False
+    is_conversation = True
     model_kind = "text"
     array_begins = re.compile(rb"\S")
 
@@ -127,10 +129,10 @@ class GeminiSurface:
             raise InvalidRequest("The field 'contents' is required.", param="contents")
         config = fields.get("generationConfig", fields.get("generation_config"))
         config = config if isinstance(config, dict) else {}
-        limit = _read_count(config, "maxOutputTokens")
+        limit = read_count(config, "maxOutputTokens", most=MOST_OUTPUT)
         if limit is None:
-            limit = _read_count(config, "max_output_tokens")
-        choices = _read_count(config, "candidateCount", most=8) or 1
+            limit = read_count(config, "max_output_tokens", most=MOST_OUTPUT)
+        choices = read_count(config, "candidateCount", most=8) or 1
         facts = _facts(
             body,
             model="",
@@ -144,14 +146,16 @@ class GeminiSurface:
         return facts
 
     def pass_through(self, body: Body, facts: Facts, candidate: Candidate, *, output_limit: int | None) -> Passage:
-        """The bytes as they are; a clamped limit is put into `generationConfig`."""
-        raw = body.raw
+        """The bytes as they are; a clamped limit is put into `generationConfig`, and a model that the body names too is the one that is paid."""
+        upstream_model = candidate.route.upstream_model
+        edits = {"model": orjson.dumps(upstream_model)} if "model" in body.fields else {}
         if output_limit is not None:
             name = "generation_config" if "generation_config" in body.fields else "generationConfig"
             config = body.fields.get(name)
             limit = {"max_output_tokens" if name == "generation_config" else "maxOutputTokens": output_limit}
-            raw = body.splice({name: orjson.dumps({**(config if isinstance(config, dict) else {}), **limit})})
-        path = path_of("gemini", candidate.route.upstream_model, stream=facts.stream)
+            edits[name] = orjson.dumps({**(config if isinstance(config, dict) else {}), **limit})
+        raw = body.splice(edits) if edits else body.raw
+        path = path_of("gemini", upstream_model, stream=facts.stream)
         if facts.stream and not facts.wants_sse:
             path = path.removesuffix("?alt=sse")
         return Passage(path, raw, gemini.GeminiTap, _GeminiWhole, begins=FIRST_EVENT if facts.wants_sse else self.array_begins)
@@ -191,30 +195,3 @@ def _facts(
         input_estimate=-(-text // BYTES_PER_TOKEN) + overhead,
         user_tag=user_tag,
     )
-
-
-def _read_messages(fields: Mapping[str, Any], name: str) -> list[Any]:
-    messages = fields.get(name)
-    if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
-        raise InvalidRequest(f"The field {name!r} must be a list of at least one message object.", param=name)
-    return messages
-
-
-def _read_count(fields: Mapping[str, Any], name: str, *, most: int = MOST_OUTPUT) -> int | None:
-    value = fields.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise InvalidRequest(f"The field {name!r} must be a whole number from 1 to {most}.", param=name)
-    return value
-
-
-def _read_flag(fields: Mapping[str, Any], name: str) -> bool:
-    value = fields.get(name)
-    if value is not None and not isinstance(value, bool):
-        raise InvalidRequest(f"The field {name!r} must be true or false.", param=name)
-    return bool(value)
-
-
-def _tag(value: Any) -> str:
-    return "".join(filter(str.isprintable, value))[:100] if isinstance(value, str) else ""

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from proxy import envelopes, passages
+from proxy import envelopes
 from proxy.body import Body
 from proxy.bridges import BridgeTap, BridgeWhole
 from proxy.carryover import Carryover
@@ -16,14 +16,23 @@ from proxy.envelopes import Envelopes, Wrapping
 from proxy.formats import anthropic_messages
 from proxy.formats.base import Facts, FormatName
 from proxy.formats.conversation import AnyItem, Conversation, Echo, Origin, Target
+from proxy.openai_surfaces import ChatSurface, CompletionsSurface, EmbeddingsSurface, ImagesSurface
 from proxy.passages import Passage, Surface
 from proxy.providers.base import path_of
 from proxy.routing import Candidate
 from proxy.surfaces import GeminiSurface, MessagesSurface, ResponsesSurface
 
 SURFACES: dict[str, Surface] = {
-    **passages.SURFACES,
-    **{surface.name: surface for surface in (MessagesSurface(), ResponsesSurface(), GeminiSurface())},
+    surface.name: surface
+    for surface in (
+        ChatSurface(),
+        ResponsesSurface(),
+        MessagesSurface(),
+        GeminiSurface(),
+        CompletionsSurface(),
+        EmbeddingsSurface(),
+        ImagesSurface(),
+    )
 }
 HUB_FORMATS: dict[str, Origin] = {"chat": "chat", "responses": "responses", "messages": "messages", "gemini": "gemini"}
 
@@ -49,9 +58,10 @@ async def plan(trip: Trip, candidate: Candidate, *, sealing: Envelopes, carryove
     A request in the candidate's own format passes as bytes, unless it brings back signatures that another format sealed.
     Raises: CannotParse, CannotRender.
     """
-    if candidate.format == trip.surface.name and not envelopes.mentions_envelope(trip.body.raw):
-        return trip.surface.pass_through(trip.body, trip.facts, candidate, output_limit=trip.output_limit if trip.clamped else None)
-    conversation = DIALECTS[trip.surface.name].parse_request(trip.body.fields)  # anew for each candidate: what follows writes to it
+    surface = trip.surface
+    if candidate.format == surface.name and not (surface.is_conversation and envelopes.mentions_envelope(trip.body.raw)):
+        return surface.pass_through(trip.body, trip.facts, candidate, output_limit=trip.output_limit if trip.clamped else None)
+    conversation = DIALECTS[surface.name].parse_request(trip.body.fields)  # anew for each candidate: what follows writes to it
     client_keeps_seals = any(map(envelopes.is_envelope, envelopes.seals_of(conversation.items)))
     if candidate.format != "chat" and not client_keeps_seals:
         await carryover.recall(trip.account_id, conversation)

@@ -9,9 +9,10 @@ from typing import Any
 
 import orjson
 
+from gateway_site.clients import DatabaseUnavailable
 from proxy import response_store
 from proxy.body import Body
-from proxy.response_store import ResponseStore, ResponseTooLarge
+from proxy.response_store import ResponseNotStored, ResponseStore, ResponseTooLarge
 from proxy.sse import Splitter
 
 
@@ -28,13 +29,13 @@ class Turn:
     keeps: bool
 
     async def keep_whole(self, raw: bytes, *, model: str, now: datetime) -> bytes:
-        """Write a whole answer down; returns the bytes for the client. Raises: DatabaseUnavailable."""
+        """Write a whole answer down; returns the bytes for the client. Raises: ResponseNotStored."""
         if self.keeps:
             await self._keep(orjson.loads(raw), model, now)
         return raw
 
     async def keep_stream(self, last: bytes, *, model: str, now: datetime) -> bytes:
-        """Write down the answer that the last event of a stream tells; returns the bytes for the client. Raises: DatabaseUnavailable."""
+        """Write down the answer that the last event of a stream tells; returns the bytes for the client. Raises: ResponseNotStored."""
         if self.keeps:
             for event in Splitter.events(last):
                 data = Splitter.data_of(event)
@@ -57,6 +58,8 @@ class Turn:
                 previous_id=self.previous_id,
                 now=now,
             )
+        except DatabaseUnavailable as error:
+            raise ResponseNotStored from error
         except ResponseTooLarge:
             pass  # the request was checked before it was sent; an answer this long is given all the same, and not kept
 

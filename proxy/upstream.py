@@ -15,7 +15,7 @@ from django.conf import settings
 
 from proxy import egress, failures
 from proxy.providers import demo
-from proxy.providers.base import read_failure
+from proxy.providers.base import deployment_path, read_failure
 from proxy.providers.registry import DECLARATIONS
 from proxy.routing import Candidate
 
@@ -86,6 +86,8 @@ class Upstream:
         session = self._open if provider.allow_private else self._guarded
         if session is None:
             raise failures.CannotConnect("the pools are not open")
+        if provider.api_version and declaration.has_deployments:
+            path = deployment_path(path, candidate.route.upstream_model, api_version=provider.api_version)
         sent = {**COMMON_HEADERS, **dict(headers)}
         if candidate.key is not None:
             sent.update(declaration.sign_for(candidate.format, candidate.key.secret))

@@ -35,6 +35,6 @@ def find_view(address: str) -> View | None:
 
 
 urlpatterns: list[URLPattern] = [
-    *(path(address.removeprefix("/"), view, name=view.__name__) for address, view in VIEWS.items()),  # type: ignore[attr-defined,arg-type]
+    *(path(address.removeprefix("/"), view, name=view.__name__) for address, view in VIEWS.items()),
     path("v1beta/models/<path:model>:<str:method>", views.gemini_method, name="gemini_method"),
 ]

@@ -2,14 +2,13 @@
 
 from dataclasses import replace
 
-import orjson
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpResponse
 
-from proxy import engine, errors
+from proxy import counting, engine, errors, gemini_methods
 from proxy.asgi import StreamedResponse
-from proxy.body import Body, parse_body
-from proxy.relay import Call, WholeAnswer, authenticate, check_allowed, find_model, relay
+from proxy.body import parse_body
+from proxy.relay import Call, WholeAnswer, relay
 from proxy.translation import SURFACES
 
 
@@ -44,16 +43,8 @@ async def messages(request: ASGIRequest) -> HttpResponse:
 
 
 async def count_message_tokens(request: ASGIRequest) -> HttpResponse:
-    """POST /v1/messages/count_tokens: our own estimate, free of charge."""
-    running = engine.current()
-    call = _call(request, "messages", model_is_optional=False)
-    grant = await authenticate(running, call)
-    body = parse_body(call.raw)
-    # The field is required for an answer, not for counting.
-    facts = SURFACES["messages"].read(body if "max_tokens" in body.fields else Body(body.raw, {**body.fields, "max_tokens": 1}))
-    model, _ = find_model(running, facts.model, call.started_at, SURFACES["messages"])
-    await check_allowed(running, call, grant, model)
-    return HttpResponse(orjson.dumps({"input_tokens": facts.input_estimate}), content_type="application/json")
+    """POST /v1/messages/count_tokens: free of charge."""
+    return _whole(await counting.count_message(engine.current(), _call(request, "messages", model_is_optional=False)))
 
 
 async def responses(request: ASGIRequest) -> HttpResponse:
@@ -64,9 +55,14 @@ async def responses(request: ASGIRequest) -> HttpResponse:
 async def gemini_method(request: ASGIRequest) -> HttpResponse:
     """POST /v1beta/models/{model}:{method} (also under /v1/models)."""
     model, method = split_address(request.scope["path"])
+    call = _call(request, "gemini", model_is_optional=False)
+    if method == "countTokens":
+        return _whole(await counting.count_gemini(engine.current(), call, model))
+    if method in gemini_methods.BILLED:
+        call.surface = gemini_methods.BILLED[method](model)
+        return await _answer(call)
     if method not in ("generateContent", "streamGenerateContent"):
         raise errors.NoSuchRoute
-    call = _call(request, "gemini", model_is_optional=False)
     streams = method == "streamGenerateContent"
     facts = SURFACES["gemini"].read(parse_body(call.raw))
     call.facts = replace(facts, model=model, stream=streams, wants_sse=not streams or b"alt=sse" in request.scope["query_string"])
@@ -89,11 +85,15 @@ async def _answer(call: Call) -> HttpResponse:
         raise errors.ServerRestarting
     answer = await relay(running, call)
     if isinstance(answer, WholeAnswer):
-        response = HttpResponse(answer.raw, content_type="application/json")
-        for name, value in answer.headers:
-            response.headers[name] = value
-        return response
+        return _whole(answer)
     return StreamedResponse(answer, is_sse=call.facts is None or call.facts.wants_sse)
+
+
+def _whole(answer: WholeAnswer) -> HttpResponse:
+    response = HttpResponse(answer.raw, content_type="application/json")
+    for name, value in answer.headers:
+        response.headers[name] = value
+    return response
 
 
 def _call(request: ASGIRequest, endpoint: str, *, model_is_optional: bool) -> Call:

@@ -54,10 +54,10 @@ ROUTES: dict[str, Route] = {
     "docs/errors": Route("public"),
 }
 
-_CHAT = {"model": "{model}", "messages": [{"role": "user", "content": "Hello!"}]}
-_COMPLETION = {"model": "{model}", "prompt": "Hello!"}
-_EMBEDDING = {"model": "{embedding_model}", "input": "Hello!"}
-_IMAGE = {"model": "{image_model}", "prompt": "a cat", "size": "16x16"}
+_CHAT: dict[str, Any] = {"model": "{model}", "messages": [{"role": "user", "content": "Hello!"}]}
+_COMPLETION: dict[str, Any] = {"model": "{model}", "prompt": "Hello!"}
+_EMBEDDING: dict[str, Any] = {"model": "{embedding_model}", "input": "Hello!"}
+_IMAGE: dict[str, Any] = {"model": "{image_model}", "prompt": "a cat", "size": "16x16"}
 for _address, _body in (
     ("v1/chat/completions", _CHAT),
     ("api/v1/chat/completions", _CHAT),
@@ -72,13 +72,38 @@ for _address, _body in (
             Call(f"/{_address}", "POST", body={**_body, "stream": True}, plane="data"),
         ),
     )
+_MESSAGE = {**_CHAT, "max_tokens": 16}
 for _address, _body in (
+    ("v1/messages", _MESSAGE),
+    ("api/v1/messages", _MESSAGE),
+    ("v1/responses", {"model": "{model}", "input": "Hello!"}),
+    ("api/v1/responses", {"model": "{model}", "input": "Hello!"}),
     ("v1/embeddings", _EMBEDDING),
     ("api/v1/embeddings", _EMBEDDING),
     ("v1/images/generations", _IMAGE),
     ("api/v1/images/generations", _IMAGE),
 ):
     ROUTES[_address] = Route("key", (Call(f"/{_address}", "POST", body=_body, plane="data"),))
+
+for _address in ("v1/messages/count_tokens", "api/v1/messages/count_tokens"):
+    ROUTES[_address] = Route("key", (Call(f"/{_address}", "POST", body=_CHAT, plane="data"),))
+
+# The owner's model is not one of Gemini's: its native methods refuse it.
+ROUTES["v1beta/models/<path:model>:<str:method>"] = Route(
+    "key",
+    tuple(
+        Call(f"/{_prefix}/models/{{{_model}}}:{_method}", "POST", body=_body, owner_status=400, plane="data")
+        for _prefix in ("v1beta", "v1")
+        for _model, _method, _body in (
+            ("model", "generateContent", {"contents": "Hello!"}),
+            ("model", "countTokens", {"contents": "Hello!"}),
+            ("embedding_model", "embedContent", {"content": {"parts": [{"text": "Hello!"}]}}),
+            ("image_model", "predict", {"instances": [{"prompt": "a cat"}]}),
+        )
+    ),
+)
+ROUTES["v1beta/models"] = Route("key", (Call("/v1beta/models"),))
+ROUTES["v1beta/models/<path:name>"] = Route("key", (Call("/v1beta/models/{model}"),))
 
 for _prefix in ("v1", "api/v1"):
     ROUTES |= {

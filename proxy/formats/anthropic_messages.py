@@ -1,7 +1,7 @@
 """Anthropic Messages: the format's door (what the rest of the gateway calls) and the pass-through of same-format answers. Pure.
 
 Requests are read in `anthropic_messages_requests` and written in `anthropic_messages_sending`; answers, usage and errors are in
-`anthropic_messages_answers`, streams in `anthropic_messages_stream`, what a model takes in `anthropic_messages_models`.
+`anthropic_messages_answers`, streams in `anthropic_messages_stream_in` and `_out`, what a model takes in `anthropic_messages_models`.
 """
 
 import re
@@ -13,7 +13,7 @@ import orjson
 from catalog.usage import TokenUsage
 from proxy.body import Body
 from proxy.formats.anthropic_messages_answers import error_frame, parse_answer, read_usage, render_answer, render_error, render_usage
-from proxy.formats.anthropic_messages_blocks import NAME, parse_object, printable, string_of, tool_id, tool_name, write_json
+from proxy.formats.anthropic_messages_blocks import NAME, parse_object, printable, string_of, tool_id, write_json
 from proxy.formats.anthropic_messages_models import traits_of
 from proxy.formats.anthropic_messages_requests import parse_request
 from proxy.formats.anthropic_messages_sending import (
@@ -25,7 +25,8 @@ from proxy.formats.anthropic_messages_sending import (
     uses_json_tool,
     version_for,
 )
-from proxy.formats.anthropic_messages_stream import StreamParser, StreamRenderer
+from proxy.formats.anthropic_messages_stream_in import StreamParser
+from proxy.formats.anthropic_messages_stream_out import StreamRenderer
 from proxy.formats.base import NotAnAnswer
 from proxy.formats.openai_chat import read_reported_cost, with_cost
 from proxy.sse import Splitter
@@ -49,7 +50,6 @@ __all__ = [
     "render_request",
     "render_usage",
     "tool_id",
-    "tool_name",
     "tool_names",
     "traits_of",
     "uses_json_tool",

@@ -13,11 +13,11 @@ from proxy.formats.anthropic_messages_blocks import (
     read_block,
     string_of,
     tool_id,
-    tool_name,
     unfold_url,
     write_json,
 )
 from proxy.formats.conversation import Answer, AnyItem, Audio, CannotParse, Echo, Image, Reasoning, Refusal, Stop, Text, ToolCall, ToolDef
+from proxy.formats.tool_names import client_name, renamed_tools
 
 _STOPS = {
     "end_turn": Stop.END,
@@ -73,6 +73,7 @@ def parse_answer(fields: Mapping[str, Any], *, unwrap_json: bool = False, tools:
 
 
 def stop_of(reason: Any, *, unwrapped: bool) -> Stop | None:
+    """Why an answer ended, in the hub's words; None where it does not say. `unwrapped`: its only call was the forced JSON tool's."""
     if not isinstance(reason, str):
         return None
     stop = _STOPS.get(reason, Stop.END)
@@ -80,6 +81,7 @@ def stop_of(reason: Any, *, unwrapped: bool) -> Stop | None:
 
 
 def explanation_of(fields: Mapping[str, Any]) -> str:
+    """What a refusal says of itself."""
     details = fields.get("stop_details")
     return string_of(details, "explanation") if isinstance(details, dict) else ""
 
@@ -187,12 +189,13 @@ def render_answer(answer: Answer, echo: Echo) -> dict[str, Any]:
         calls=any(isinstance(item, ToolCall) for item in answer.items),
         refuses=any(isinstance(item, Refusal) for item in answer.items),
     )
+    renamed = renamed_tools(echo.conversation)
     rendered: dict[str, Any] = {
         "id": echo.id or answer.id,
         "type": "message",
         "role": "assistant",
         "model": echo.model or answer.model,
-        "content": [block for item in answer.items for block in answer_blocks(item)],
+        "content": [block for item in answer.items for block in answer_blocks(item, renamed)],
         "stop_reason": reason,
         "stop_sequence": answer.stop_text or None,
         "usage": render_usage(answer.usage or TokenUsage()),
@@ -204,6 +207,7 @@ def render_answer(answer: Answer, echo: Echo) -> dict[str, Any]:
 
 
 def stop_reason_of(stop: Stop | None, stop_text: str, raw_stop: str, *, calls: bool, refuses: bool) -> str | None:
+    """Why an answer ended, in this format's words."""
     if stop is None:
         return None
     if _STOPS.get(raw_stop) is stop:
@@ -213,7 +217,8 @@ def stop_reason_of(stop: Stop | None, stop_text: str, raw_stop: str, *, calls: b
     return _REASONS[stop]
 
 
-def answer_blocks(item: AnyItem) -> list[dict[str, Any]]:
+def answer_blocks(item: AnyItem, renamed: Mapping[str, ToolDef]) -> list[dict[str, Any]]:
+    """The blocks that say an item to a client; `renamed` are its tools that the provider may know by another name."""
     raw = item.raw if item.origin == NAME and isinstance(item.raw, dict) else None
     match item:
         case Text():
@@ -225,7 +230,10 @@ def answer_blocks(item: AnyItem) -> list[dict[str, Any]]:
         case ToolCall():
             return [
                 *(redacted_block(seal.data) for seal in item.seals),
-                {**call_block(item), "input": {"input": item.arguments} if item.kind == "custom" else arguments_of(item.arguments)},
+                {
+                    **call_block(item, renamed),
+                    "input": {"input": item.arguments} if item.kind == "custom" else arguments_of(item.arguments),
+                },
             ]
         case Audio():
             return [{"type": "text", "text": item.transcript}] if item.transcript.strip() else []
@@ -251,16 +259,18 @@ def _answer_thinking(item: Reasoning) -> list[dict[str, Any]]:
 
 
 def redacted_block(data: str) -> dict[str, Any]:
+    """A block of thinking that only its provider can read."""
     return {"type": "redacted_thinking", "data": data}
 
 
-def call_block(item: ToolCall) -> dict[str, Any]:
+def call_block(item: ToolCall, renamed: Mapping[str, ToolDef]) -> dict[str, Any]:
+    """A call as the client knows its tool, without its input."""
     raw = item.raw if item.origin == NAME and isinstance(item.raw, dict) else {}
     return {
         **raw,
         "type": "tool_use",
         "id": tool_id(item.call_id),
-        "name": tool_name(item.name, item.namespace) if item.namespace else item.name,
+        "name": client_name(item, renamed),
     }
 
 

@@ -25,9 +25,7 @@ from proxy.formats.conversation import (
 
 NAME: Final = "messages"
 JSON_TOOL = "json"
-LONGEST_NAME = 64
 _NAME = re.compile(r"[a-zA-Z0-9_-]+\Z")
-_NOT_NAME = re.compile(r"[^a-zA-Z0-9_-]")
 _DATA_URL = re.compile(r"data:([^;,]*)(?:;[^;,]*)*;base64,(.*)\Z", re.DOTALL)
 _MAGIC = {"/9j/": "image/jpeg", "iVBOR": "image/png", "R0lGOD": "image/gif", "UklGR": "image/webp", "JVBERi0": "application/pdf"}
 _SERVER_TOOLS = ("server_tool_use", "mcp_tool_use", "container_upload")
@@ -36,15 +34,6 @@ _SERVER_TOOLS = ("server_tool_use", "mcp_tool_use", "container_upload")
 def tool_id(text: str) -> str:
     """The id of a tool call as this format takes it: the same where it fits, else always the same for the same text."""
     return text if _NAME.match(text) else "toolu_" + blake2b(text.encode(errors="surrogatepass"), digest_size=12).hexdigest()
-
-
-def tool_name(name: str, namespace: str = "") -> str:
-    """A tool's name as this format takes it: a namespace goes before it, what does not fit is cut and told apart by a hash."""
-    joined = f"{namespace}__{name}" if namespace else name
-    if len(joined) <= LONGEST_NAME and _NAME.match(joined):
-        return joined
-    mark = blake2b(joined.encode(errors="surrogatepass"), digest_size=6).hexdigest()
-    return _NOT_NAME.sub("_", joined)[: LONGEST_NAME - 13] + "_" + mark
 
 
 def read_block(block: dict[str, Any], role: Role) -> AnyItem:
@@ -177,10 +166,12 @@ def arguments_of(text: str) -> dict[str, Any]:
 
 
 def frame(name: str, value: Any) -> bytes:
+    """One event of a stream."""
     return b"event: " + name.encode() + b"\ndata: " + encode_json(value) + b"\n\n"
 
 
 def encode_json(value: Any) -> bytes:
+    """The value as JSON, also where it holds numbers of more than 64 bits or halves of surrogate pairs."""
     try:
         return orjson.dumps(value)
     except TypeError:  # lone surrogates, whole numbers beyond 64 bits, very deep nesting
@@ -191,10 +182,12 @@ def encode_json(value: Any) -> bytes:
 
 
 def write_json(value: Any) -> str:
+    """The value as JSON text."""
     return encode_json(value).decode()
 
 
 def parse_object(data: bytes) -> dict[str, Any] | None:
+    """The object that the bytes are as JSON; None for anything else."""
     try:
         fields = orjson.loads(data)
     except orjson.JSONDecodeError:
@@ -208,11 +201,13 @@ def printable(text: str) -> str:
 
 
 def string_of(fields: Mapping[str, Any], name: str) -> str:
+    """The field where it is a string, else an empty one."""
     value = fields.get(name)
     return value if isinstance(value, str) else ""
 
 
 def cache_mark_of(block: Mapping[str, Any]) -> str | None:
+    """How long the block asks to be cached: "5m", "1h" or not at all."""
     mark = block.get("cache_control")
     if not isinstance(mark, dict):
         return None

@@ -1,4 +1,4 @@
-"""The fields that OpenAI's smaller endpoints have in common, read strictly: what a stranger sent, as the value it stands for. Pure."""
+"""The fields that the formats' requests have in common, read strictly: what a stranger sent, as the value it stands for. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -65,9 +65,25 @@ def refuse_stream(fields: Mapping[str, Any]) -> None:
         raise InvalidRequest("This endpoint does not stream: leave 'stream' out.", param="stream")
 
 
-def read_user_tag(fields: Mapping[str, Any]) -> str:
-    """The client's `user`, short and without what PostgreSQL (U+0000) and logs (line ends) cannot take."""
-    user = fields.get("user")
+def read_messages(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The conversation so far, at least one message. Raises: InvalidRequest."""
+    messages = fields.get("messages")
+    if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
+        raise InvalidRequest("The field 'messages' must be a list of at least one message object.", param="messages")
+    return messages
+
+
+def read_object(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """An object; an empty one when it is not given. Raises: InvalidRequest."""
+    value = fields.get(name)
+    if value is not None and not isinstance(value, dict):
+        raise InvalidRequest(f"The field {name!r} must be an object.", param=name)
+    return value or {}
+
+
+def read_user_tag(fields: Mapping[str, Any], name: str = "user") -> str:
+    """Whom the client asks for, short and without what PostgreSQL (U+0000) and logs (line ends) cannot take."""
+    user = fields.get(name)
     return "".join(filter(str.isprintable, user[:LONGEST_TAG])) if isinstance(user, str) else ""
 
 

@@ -14,6 +14,7 @@ from catalog import money
 from catalog.usage import TokenUsage
 from proxy.body import Body
 from proxy.formats.base import BYTES_PER_TOKEN, Facts, InvalidRequest, NotAnAnswer
+from proxy.formats.fields import read_count, read_flag, read_messages, read_model, read_object, read_user_tag
 from proxy.sse import Splitter
 
 NAME: Final = "chat"
@@ -32,34 +33,25 @@ _DELTA = re.compile(rb'"(?:content|reasoning_content|reasoning|arguments|refusal
 _DONE = b"data: [DONE]\n\n"
 
 
-def read_request(body: Body, *, default_model: str | None = None) -> Facts:
+def read_request(body: Body) -> Facts:
     """Read and check a request.
 
     Raises: InvalidRequest.
     """
     fields = body.fields
-    model = fields.get("model", default_model)
-    if model is None or model == "":
-        raise InvalidRequest(
-            "The field 'model' is required. GET /v1/models lists the models you can use.", param="model", code="missing_model"
-        )
-    if not isinstance(model, str) or len(model) > 200:
-        raise InvalidRequest("The field 'model' must be a model's name.", param="model")
-    messages = fields.get("messages")
-    if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
-        raise InvalidRequest("The field 'messages' must be a list of at least one message object.", param="messages")
+    model = read_model(fields)
+    messages = read_messages(fields)
     if len(messages) > MOST_MESSAGES:
         raise InvalidRequest(f"At most {MOST_MESSAGES} messages fit in one request.", param="messages")
-    stream = _read(fields, "stream", bool, default=False)
-    options = _read(fields, "stream_options", dict, default={})
+    stream = read_flag(fields, "stream")
+    options = read_object(fields, "stream_options")
     wants_usage = options.get("include_usage", False)
     if not isinstance(wants_usage, bool):
         raise InvalidRequest("The field 'stream_options.include_usage' must be true or false.", param="stream_options")
-    choices = _read_count(fields, "n", most=MOST_CHOICES) or 1
-    limits = [limit for name in LIMIT_FIELDS if (limit := _read_count(fields, name, most=MOST_OUTPUT)) is not None]
+    choices = read_count(fields, "n", most=MOST_CHOICES) or 1
+    limits = [limit for name in LIMIT_FIELDS if (limit := read_count(fields, name, most=MOST_OUTPUT)) is not None]
     media = sum(_count_media(message.get("content")) for message in messages)
     overhead = TOKENS_PER_MESSAGE * len(messages) + TOKENS_PER_MEDIUM * media
-    user = fields.get("user")
     return Facts(
         model=model,
         stream=stream,
@@ -68,7 +60,7 @@ def read_request(body: Body, *, default_model: str | None = None) -> Facts:
         output_limit=max(limits) if limits else None,  # given both, the provider may take either
         input_bound=len(body.raw) + overhead,
         input_estimate=_estimate_input(messages, fields) + overhead,
-        user_tag=_printable(user[:100]) if isinstance(user, str) else "",
+        user_tag=read_user_tag(fields),
     )
 
 
@@ -103,7 +95,10 @@ def read_usage(usage: Mapping[str, Any] | None) -> TokenUsage | None:
         completion = _count(usage.get("completion_tokens"))
         total = _count(usage.get("total_tokens"), default=prompt + completion)
         cached = (
-            _count(details_in.get("cached_tokens")) or _count(usage.get("prompt_cache_hit_tokens")) or _count(usage.get("cached_tokens"))
+            _count(details_in.get("cached_tokens"))
+            or _count(usage.get("prompt_cache_hit_tokens"))  # DeepSeek
+            or _count(usage.get("cached_tokens"))  # Moonshot
+            or _count(usage.get("num_cached_tokens"))  # Mistral
         )
         written = _count(details_in.get("cache_write_tokens"))
         audio_in = _count(details_in.get("audio_tokens"))
@@ -363,24 +358,6 @@ def _count(value: Any, default: int = 0) -> int:
     if value < 0 or value != int(value):
         raise ValueError(value)
     return int(value)
-
-
-def _read(fields: Mapping[str, Any], name: str, kind: type, *, default: Any) -> Any:
-    value = fields.get(name)
-    if value is None:
-        return default
-    if not isinstance(value, kind):
-        raise InvalidRequest(f"The field {name!r} must be {'true or false' if kind is bool else 'an object'}.", param=name)
-    return value
-
-
-def _read_count(fields: Mapping[str, Any], name: str, *, most: int) -> int | None:
-    value = fields.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise InvalidRequest(f"The field {name!r} must be a whole number from 1 to {most}.", param=name)
-    return value
 
 
 def _count_media(content: Any) -> int:

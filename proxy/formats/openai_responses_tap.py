@@ -10,8 +10,10 @@ import orjson
 from catalog.usage import TokenUsage
 from proxy.formats.base import NotAnAnswer
 from proxy.formats.openai_chat import read_reported_cost
-from proxy.formats.openai_responses_items import dicts_of, mapping_of, read_usage, text_of
-from proxy.formats.openai_responses_stream import TERMINAL, data_of, failure_of
+from proxy.formats.openai_responses_items import dicts_of, mapping_of, text_of
+from proxy.formats.openai_responses_output import read_usage
+from proxy.formats.openai_responses_stream_in import TERMINAL, data_of
+from proxy.formats.openai_responses_stream_out import failure_of
 from proxy.sse import Splitter
 
 _SPECIAL = re.compile(rb'"type"\s*:\s*"(?:response\.(?:completed|incomplete|failed)|error)"|"error"\s*:\s*[{"]|\[DONE\]')

@@ -56,6 +56,7 @@ class Declaration:
     endpoint_prefix: str = ""
     endpoint_sign: Callable[[str], Headers] | None = None  # where they are signed in to in another way
     embeds_base64: bool = True
+    has_deployments: bool = False  # whether it is called by deployment where an API version is set
 
     def sign_for(self, format_name: FormatName, secret: str) -> Headers:
         """The headers that sign in to one of its formats or endpoints."""
@@ -77,9 +78,22 @@ PATHS = {
 def path_of(format_name: FormatName, upstream_model: str, *, stream: bool) -> str:
     """Where a format is served, behind a provider's base address."""
     if format_name == "gemini":
-        method = "streamGenerateContent?alt=sse" if stream else "generateContent"
-        return f"/models/{quote(upstream_model, safe='')}:{method}"
+        return method_path(upstream_model, "streamGenerateContent?alt=sse" if stream else "generateContent")
     return PATHS[format_name]
+
+
+def method_path(upstream_model: str, method: str) -> str:
+    """Where one of Google's methods is served, behind a provider's base address."""
+    return f"/models/{quote(upstream_model, safe='')}:{method}"
+
+
+def deployment_path(path: str, upstream_model: str, *, api_version: str) -> str:
+    """Where Azure serves what has this path elsewhere, behind a resource's bare address: models are deployments there.
+
+    Responses have no deployment in their address; they name it in their body.
+    """
+    place = "" if path == PATHS["responses"] else f"/deployments/{quote(upstream_model, safe='')}"
+    return f"/openai{place}{path}?api-version={quote(api_version, safe='')}"
 
 
 _OUT_OF_MONEY = re.compile(
@@ -87,6 +101,10 @@ _OUT_OF_MONEY = re.compile(
     r"exceeded your current quota|payment required|余额不足|arrears",
     re.IGNORECASE,
 )
+# Under a 400 the words may be the client's own, quoted: there only the sentence itself counts, from its beginning.
+_NO_MONEY_400 = re.compile(r"your credit balance is too low", re.IGNORECASE)
+_BAD_KEY_400 = re.compile(r"incorrect api key provided|api key (?:not valid|expired)", re.IGNORECASE)
+_RETRY_DELAY = re.compile(rb'"retryDelay"\s*:\s*"(\d{1,6}(?:\.\d{1,9})?)s"')  # google.rpc.RetryInfo
 _ABOUT_SIZE = re.compile(
     r"maximum context length|context[_ ]length|too[_ ]many[_ ](?:prompt[_ ])?tokens|prompt is too long|request too large|"
     r"exceeds the context",
@@ -121,8 +139,12 @@ def read_failure(status: int, headers: Mapping[str, str], body: bytes) -> failur
     """Tell a provider's error apart: its own trouble, our account there, a wait, or the client's request."""
     error_type, code, message, param = _read_error(body)
     text = f"{error_type} {code} {message}"
-    if status == 402 or (status in (400, 401, 403, 429) and _OUT_OF_MONEY.search(text)) or (status == 429 and code == "1113"):
+    if status == 429 and (delay := _RETRY_DELAY.search(body)) is not None:  # Google says "quota" of a minute's limit too
+        return failures.ProviderBusy(status, min(float(delay[1]), LONGEST_RETRY_AFTER))
+    if status == 402 or (status in (401, 403, 429) and _OUT_OF_MONEY.search(text)) or (status == 429 and code == "1113"):
         return failures.ProviderKeyRefused(status, out_of_money=True)
+    if status == 400 and (_NO_MONEY_400.match(message) or _BAD_KEY_400.match(message)):
+        return failures.ProviderKeyRefused(status, out_of_money=_NO_MONEY_400.match(message) is not None)
     if status in (401, 403) or code in ("invalid_api_key", "DeploymentNotFound"):
         return failures.ProviderKeyRefused(status, out_of_money=False)
     too_large = _ABOUT_SIZE.search(text) is not None
@@ -132,7 +154,8 @@ def read_failure(status: int, headers: Mapping[str, str], body: bytes) -> failur
         return failures.ProviderBusy(status, read_retry_after(headers))
     if status >= 500 or status in (408, 409, 425) or status < 400:
         return failures.ProviderFault(status)
-    if status == 404 and (code == "model_not_found" or "model" in message.lower()) and not _WRONG_ENDPOINT.search(message):
+    is_about_model = code == "model_not_found" or (status == 404 and "model" in message.lower())
+    if status in (400, 404) and is_about_model and not _WRONG_ENDPOINT.search(message):
         return failures.ProviderFault(status)  # our route names a model the provider does not have: not the client's fault
     return failures.RequestRefused(
         status if status in (400, 404, 413, 422) else 400,

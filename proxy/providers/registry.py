@@ -9,7 +9,14 @@ DECLARATIONS = {
     declaration.kind: declaration
     for declaration in (
         Declaration("openai", formats=("chat", "responses"), output_limit_field="max_completion_tokens", endpoints=ALL),
-        Declaration("azure", formats=("chat", "responses"), sign=api_key_header, output_limit_field="max_completion_tokens", endpoints=ALL),
+        Declaration(
+            "azure",
+            formats=("chat", "responses"),
+            sign=api_key_header,
+            output_limit_field="max_completion_tokens",
+            endpoints=ALL,
+            has_deployments=True,
+        ),
         Declaration("anthropic", formats=("messages",), sign=anthropic_key),
         # Its OpenAI-compatible address hides thought tokens and signatures, so only its own format is used for text.
         Declaration(

@@ -24,7 +24,7 @@ from tests.conftest import ROOT, Customer, Gateway, make_model
 from tests.fakes.provider import FakeProvider
 
 REQUESTS = 30
-PATH = "/v1/chat/completions"
+PATH = "chat_completions"
 
 
 class TwoWorkers(Gateway):

@@ -172,6 +172,8 @@ def shoot(plan: Plan) -> Result:
     return Result(**json.loads(done.stdout))
 
 
+BRIDGED = "bridged"  # the gateway again: an Anthropic client, a provider that speaks chat
+
 # -- What is measured ----------------------------------------------------------------------------------------------------------------
 
 
@@ -193,12 +195,13 @@ class Bench:
         """Send load one way and read everybody's CPU around it."""
         parties = {"proxy": self.pids[way], **self.others} if way in self.pids else dict(self.others)
         before = {name: cpu_seconds(pid) for name, pid in parties.items()}
-        plan = Plan(self.ports[way], mode, "bench/chat", self.secret, concurrency, seconds, ramp_seconds=ramp)
+        path = "/v1/messages" if way == BRIDGED else "/v1/chat/completions"
+        plan = Plan(self.ports[way], mode, "bench/chat", self.secret, concurrency, seconds, ramp_seconds=ramp, path=path)
         seen = shoot(plan)
         self._wait_idle(way)
         spent = {name: cpu_seconds(pid) - before[name] for name, pid in parties.items()}
         row = Row(way, mode, concurrency, seen, {name: value / max(1, seen.answered) * 1e6 for name, value in spent.items()})
-        if way == "gateway":
+        if way in ("gateway", BRIDGED):
             self.report.answered += seen.answered
             self.report.memory["worker RSS MB"] = psutil.Process(self.pids[way]).memory_info().rss / 1e6
         if keep:
@@ -266,7 +269,8 @@ def measure_whole(bench: Bench, ways: list[str]) -> None:
 
 def measure_streams(bench: Bench, ways: list[str]) -> None:
     """Streams in bursts (16 at once) and paced at light load (20 streams: each chunk comes alone)."""
-    for way in ways:
+    bench.ports[BRIDGED], bench.pids[BRIDGED] = bench.ports["gateway"], bench.pids["gateway"]
+    for way in (*ways, BRIDGED):
         bench.measure(way, "bursts", 16, bench.pace.bursts)
     for way in ways:
         bench.measure(way, "paced", 20, bench.pace.paced, ramp=0.4)

@@ -32,6 +32,7 @@ class Plan:
     count: int = MOST_REQUESTS
     ramp_seconds: float = 1.0
     chunks_per_second: int = 50
+    path: str = "/v1/chat/completions"
 
 
 @dataclass(slots=True)
@@ -57,14 +58,18 @@ def request_bytes(plan: Plan) -> bytes:
     """The whole HTTP request: a body of exactly `REQUEST_BYTES`."""
     fields: dict[str, object] = {"model": plan.model, "messages": [], "max_tokens": 256}
     if plan.mode != "whole":
-        fields |= {"stream": True, "stream_options": {"include_usage": True}}
+        fields |= {"stream": True}
+        if plan.path.endswith("/chat/completions"):
+            fields |= {"stream_options": {"include_usage": True}}
     if plan.mode == "paced":
         fields["user"] = f"chunks={int(plan.seconds * plan.chunks_per_second)}"
-    messages = [{"role": "system", "content": "You are a helpful assistant."}, {"role": "user", "content": ""}]
+    messages = [{"role": "user", "content": ""}]
+    if plan.path.endswith("/chat/completions"):
+        messages.insert(0, {"role": "system", "content": "You are a helpful assistant."})
     fields["messages"] = messages
-    messages[1]["content"] = ("What is the answer to this question? " * 40)[: REQUEST_BYTES - len(orjson.dumps(fields))]
+    messages[-1]["content"] = ("What is the answer to this question? " * 40)[: REQUEST_BYTES - len(orjson.dumps(fields))]
     body = orjson.dumps(fields)
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{plan.port}\r\nAuthorization: Bearer {plan.key}\r\n"
+    head = f"POST {plan.path} HTTP/1.1\r\nHost: 127.0.0.1:{plan.port}\r\nAuthorization: Bearer {plan.key}\r\n"
     return head.encode() + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
@@ -206,7 +211,7 @@ class Client(asyncio.Protocol):
             crowd.firsts.append((now - self._began) * 1e6)
         joined = self._buffer + data
         crowd.result.chunks += joined.count(b"data: ")
-        if b"[DONE]" in joined:
+        if b"[DONE]" in joined or b"message_stop" in joined:
             self._done = True
             crowd.result.chunks -= 1
         self._buffer = b"" if self._done else joined[-5:]

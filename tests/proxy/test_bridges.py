@@ -24,6 +24,8 @@ OTHERWISE: dict[str, tuple[tuple[str, ...], str]] = {
     "pai-compatible-api-with-tool-calls-without-id": (("out", "reason_tok"), "thoughts are only in the total; the judge does not read it"),
     "voxtral-small-latest-can-understand-mp3": (("inp",), "audio is only in the total and the details"),
     "groq/chat/plain_stream__otllm": (("inp", "out"), "the usage is in x_groq, which the judge does not read"),
+    "pai-tool-choice-matrix-required-mistral": (("cached",), "cached tokens stand at the top of the usage"),
+    "pai-tool-choice-matrix-tools-plus-output-mistral-0": (("cached",), "cached tokens stand at the top of the usage"),
     "vercel-moonshotai-reasoning": (("cached",), "cached tokens stand at the top of the usage"),
     "anthropic-compaction-1": (("inp", "out"), "tokens of the iterations are billed too; the judge reads the top level"),
     "vercel-spliced-message-start": (("reasoning", "tools"), "a made-up stream that opens blocks over open blocks"),
@@ -105,3 +107,18 @@ def test_a_recorded_answer_means_the_same_in_every_format(case: Case, client: st
 def test_every_exception_is_still_needed() -> None:
     used = {part for part in (*OTHERWISE, *FAILURES) if any(part in case.id for case in ANSWERS)}
     assert used == {*OTHERWISE, *FAILURES}
+
+
+@pytest.mark.parametrize(("asked", "shown"), [({"include_usage": True}, 1), ({}, 0)])
+def test_a_bridged_chat_stream_shows_its_cost_where_usage_was_asked_for(asked: dict[str, Any], shown: int) -> None:
+    conversation = Conversation(origin="chat", model="m", items=[])
+    echo = Echo(id="x1", created=1, model="m", request={"stream_options": asked}, conversation=conversation)
+    reader = DIALECTS["gemini"].read(conversation, {})
+    tap = BridgeTap(reader.make_parser(), DIALECTS["chat"].make_renderer(echo), wrap=lambda event: event)
+    said = b'data: {"candidates":[{"content":{"parts":[{"text":"Hi"}]},"finishReason":"STOP"}],"modelVersion":"gemini-2.5-flash"}\n\n'
+    out = tap.feed(said) + tap.flush() + tap.finish(estimate=ESTIMATE, cost=2_500_000, upstream_cost=1_000_000)
+    chunks = [json.loads(line[6:]) for line in out.decode().split("\n\n") if line.startswith("data: {")]
+    usages = [chunk["usage"] for chunk in chunks if chunk.get("usage")]
+    assert len(usages) == shown
+    for usage in usages:
+        assert (usage["prompt_tokens"], usage["cost"], usage["cost_details"]) == (7, 0.0025, {"upstream_inference_cost": 0.001})

@@ -61,12 +61,11 @@ def test_usage_is_wanted_only_of_a_stream() -> None:
     assert not request(stream=True).wants_usage
 
 
-def test_a_missing_model_has_its_own_code_and_may_have_a_default() -> None:
+def test_a_missing_model_has_its_own_code() -> None:
     body = parse_body(b'{"messages":[{"role":"user","content":"hi"}]}')
     with pytest.raises(InvalidRequest) as caught:
         openai_chat.read_request(body)
     assert caught.value.code == "missing_model"
-    assert openai_chat.read_request(body, default_model="d").model == "d"
 
 
 def test_the_user_tag_is_short_and_printable() -> None:
@@ -161,6 +160,10 @@ def test_a_request_that_needs_no_splice_is_sent_as_it_came() -> None:
         (
             {"prompt_tokens": 9, "completion_tokens": 1, "cached_tokens": 4},
             TokenUsage(input_tokens=5, cached_input_tokens=4, output_tokens=1),
+        ),
+        (
+            {"prompt_tokens": 70, "completion_tokens": 12, "total_tokens": 82, "num_cached_tokens": 69},
+            TokenUsage(input_tokens=1, cached_input_tokens=69, output_tokens=12),
         ),
         ({"prompt_tokens": 9}, TokenUsage(input_tokens=9)),
         ({"prompt_tokens": 9, "completion_tokens": None, "prompt_tokens_details": None}, TokenUsage(input_tokens=9)),

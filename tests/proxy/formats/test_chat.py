@@ -93,6 +93,11 @@ QUIRKS: dict[str, tuple[set[str], str]] = {
     "gemini/chat/tool_result__pai-compatible-api-with-tool-calls-without-id-1": ({"out", "reason_tok", "sig"}, GEMINI),
     "groq/chat/plain_stream__otllm-chat-streaming-with-events-with-content": ({"inp", "out"}, "the oracle does not read x_groq.usage"),
     "mistral/chat/audio_in__rubyllm-audio-models-mistral-voxtral-small-latest-can-understand-mp3": ({"inp"}, "audio only in the total"),
+    "mistral/chat/tool__pai-tool-choice-matrix-required-mistral": ({"cached"}, "the oracle does not read usage.num_cached_tokens"),
+    "mistral/chat/tool__pai-tool-choice-matrix-tools-plus-output-mistral-0": (
+        {"cached"},
+        "the oracle does not read usage.num_cached_tokens",
+    ),
     "moonshot/chat/reasoning__vercel-moonshotai-reasoning": ({"cached"}, "the oracle does not read usage.cached_tokens"),
     "xai/chat/tool__vercel-xai-tool-call": ({"out"}, XAI),
     "xai/chat/tool__vercel-xai-tool-call-v2": ({"out"}, XAI),
@@ -400,6 +405,39 @@ def test_reasoning_details_of_openrouter_go_back_unchanged():
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     messages = [{"role": "assistant", "content": "", "tool_calls": [call], "reasoning_details": details}]
     assert through(messages, "openrouter")["messages"][0]["reasoning_details"] == details
+
+
+@pytest.mark.parametrize(
+    ("model", "format_name"),
+    [
+        ("anthropic/claude-sonnet-4.5", "anthropic-claude-v1"),
+        ("gemini-3-pro-preview", "google-gemini-v1"),
+        ("openai/gpt-5", "openai-responses-v1"),
+        ("o3", "openai-responses-v1"),
+        ("openai/gpt-oss-120b", "unknown"),
+        ("deepseek-reasoner", "unknown"),
+    ],
+)
+def test_reasoning_details_say_whose_they_are_where_the_model_tells(model, format_name):
+    thought = Reasoning("assistant", "hm", seals=[Seal("signature", "sig", "chat")], origin="chat")
+    call = ToolCall("assistant", "c1", "f", arguments="{}", seals=[Seal("signature", "s2", "chat")], origin="chat")
+    answer = Answer("i", model, [thought, call], Stop.TOOL, None, origin="chat")
+    details = chat.render_answer(answer, ASKING)["choices"][0]["message"]["reasoning_details"]
+    assert [detail["format"] for detail in details] == [format_name] * 2
+    assert [detail["format"] for detail in accumulate(tell(replay(answer)))["reasoning_details"] if "format" in detail] == [format_name] * 2
+
+
+def test_the_kind_of_a_provider_says_whose_its_reasoning_is():
+    sealed = {"type": "reasoning.text", "text": "hm", "signature": "sig", "index": 0}
+    messages = [{"role": "assistant", "content": "", "reasoning_details": [sealed]}]
+    conversation = chat.parse_request({"model": "m", "messages": messages})
+    thought = conversation.items[0]
+    assert isinstance(thought, Reasoning)
+    thought.seals = [Seal("signature", "opened", "chat")]
+    body = chat.render_request(conversation, Target("m", 100, "anthropic"))
+    assert body["messages"][0]["reasoning_details"] == [
+        {"type": "reasoning.text", "text": "hm", "signature": "opened", "format": "anthropic-claude-v1", "index": 0}
+    ]
 
 
 def test_seals_that_clients_send_back_reach_the_hub_in_their_places():
