@@ -1,4 +1,4 @@
-"""Settles finished requests for one process: in batches, retried with the same ids, and through a spool on disk when PostgreSQL is away.
+"""Settles finished requests for one process: in batches, and through a spool on disk when PostgreSQL is away.
 
 `submit` never blocks and needs no await, so it is safe in a `finally` that is being cancelled. A batch that PostgreSQL did not take is written
 to an fsynced file at once (waiting in memory would lose it with the process), which is replayed every second and by whoever starts next;
@@ -6,11 +6,12 @@ replaying is harmless because a request that has a usage record is charged nothi
 """
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +30,7 @@ log = structlog.get_logger(__name__)
 SETTLE = "SELECT ord, outcome, charged, written_off FROM billing_settle(%s::jsonb, %s, %s)"
 REPLAY_SECONDS = 1.0
 REPLAY_BATCH = 100
+UNFINISHED_SECONDS = 600
 
 
 @dataclass(slots=True)
@@ -77,8 +79,9 @@ class Settlement:
         Raises: DatabaseUnavailable.
         """
         count = 0
-        for claimed in self._spool.claim():
-            with claimed:
+        self._spool.drop_unfinished()
+        with contextlib.closing(self._spool.claim()) as files:
+            for claimed in files:
                 records = claimed.records()
                 for start in range(0, len(records), REPLAY_BATCH):
                     await self._book_or_set_aside(records[start : start + REPLAY_BATCH])

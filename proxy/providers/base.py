@@ -105,6 +105,11 @@ _OUT_OF_MONEY = re.compile(
 _NO_MONEY_400 = re.compile(r"your credit balance is too low", re.IGNORECASE)
 _BAD_KEY_400 = re.compile(r"incorrect api key provided|api key (?:not valid|expired)", re.IGNORECASE)
 _RETRY_DELAY = re.compile(rb'"retryDelay"\s*:\s*"(\d{1,6}(?:\.\d{1,9})?)s"')  # google.rpc.RetryInfo
+# A 403 about what the client said, not about our key: OpenRouter's moderation (https://openrouter.ai/docs/errors) and xAI's.
+_FLAGGED = re.compile(
+    r"input was flagged|content_policy_violation|content violates (?:our )?(?:usage guidelines|usage policies|content policy)",
+    re.IGNORECASE,
+)
 _ABOUT_SIZE = re.compile(
     r"maximum context length|context[_ ]length|too[_ ]many[_ ](?:prompt[_ ])?tokens|prompt is too long|request too large|"
     r"exceeds the context",
@@ -141,6 +146,10 @@ def read_failure(status: int, headers: Mapping[str, str], body: bytes) -> failur
     text = f"{error_type} {code} {message}"
     if status == 429 and (delay := _RETRY_DELAY.search(body)) is not None:  # Google says "quota" of a minute's limit too
         return failures.ProviderBusy(status, min(float(delay[1]), LONGEST_RETRY_AFTER))
+    if status == 403 and _FLAGGED.search(text):
+        return failures.RequestRefused(
+            400, message="The request was refused by the provider's content filter.", code="content_policy_violation", param=None
+        )
     if status == 402 or (status in (401, 403, 429) and _OUT_OF_MONEY.search(text)) or (status == 429 and code == "1113"):
         return failures.ProviderKeyRefused(status, out_of_money=True)
     if status == 400 and (_NO_MONEY_400.match(message) or _BAD_KEY_400.match(message)):

@@ -37,7 +37,6 @@ CONTENT = "one two three four five six seven"
 PAIRS = [(client, family) for client in ("chat", "messages", "responses") for family in KIND_OF if client != family] + [
     ("gemini", "gemini")
 ]
-CUT_UNSAID = Fate(200, "provider_error", "cut", "no_output", "none")  # what had come says nothing yet
 
 FATES: dict[str, Fate] = {
     "drop-midstream;chunks=6": CUT,

@@ -449,6 +449,25 @@ def test_what_a_client_makes_a_provider_quote_does_not_condemn_our_key_there(quo
     assert isinstance(read_failure(400, {}, body.encode()), failures.RequestRefused)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        {
+            "code": 403,
+            "message": 'meta/llama requires moderation on Fake Host. Your input was flagged for "violence". No credits were charged.',
+            "metadata": {"reasons": ["violence"], "flagged_input": "insufficient_quota", "provider_name": "Fake Host"},
+        },
+        "Content violates usage guidelines. Team: 0f1e, API key ID: 9a8b, Model: grok-4, Failed check: SAFETY_CHECK_TYPE_BIO",
+    ],
+)
+def test_a_403_about_what_the_client_said_is_the_clients_and_not_our_keys(error: Any) -> None:
+    body = {"code": "The caller does not have permission to execute the specified operation", "error": error}
+    refused = read_failure(403, {}, json.dumps(body).encode())
+    assert isinstance(refused, failures.RequestRefused)
+    assert (refused.status, refused.code) == (400, "content_policy_violation")
+    assert refused.message == "The request was refused by the provider's content filter."
+
+
 def code_of(shape: str, one: Served) -> str:
     """The error's code, once its body has the shape that the format's SDKs read."""
     body = json.loads(one.body)
