@@ -144,15 +144,22 @@ class Spool:
         """The complete files of records that wait for PostgreSQL ("settle") or for a person ("refused")."""
         return sorted(self.folder.glob(f"{kind}-*.jsonl"))
 
-    def claim(self) -> "list[ClaimedFile]":
-        """Every complete file that no other process is working on, locked."""
-        claimed = []
+    def claim(self) -> Generator["ClaimedFile", None, None]:
+        """Every complete file that no other process is working on, locked one at a time: a lock stays with whoever forgets to give it back."""
         for path in self.files("settle"):
             try:
-                claimed.append(ClaimedFile(path))
+                claimed = ClaimedFile(path)
             except (BlockingIOError, FileNotFoundError):
                 continue
-        return claimed
+            with claimed:
+                yield claimed
+
+    def drop_unfinished(self) -> None:
+        """Remove what a killed process had only begun to write: it was never complete, and its hold has been swept."""
+        for path in self.folder.glob(".*.jsonl"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > UNFINISHED_SECONDS:
+                    path.unlink()
 
     def _write(self, kind: str, data: bytes) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)

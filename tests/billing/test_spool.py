@@ -27,14 +27,14 @@ async def test_an_outage_in_the_middle_of_a_replay_leaves_every_file_to_the_next
         await away.replay()
     lane = Lane(settings.DATABASE_URL, deadline_seconds=5)
     assert await Settlement(lane, spool=tmp_path).replay() == 3
-    assert list(tmp_path.iterdir()) == []
+    assert not os.listdir(tmp_path)
     await lane.close()
 
 
 async def test_a_batch_that_fails_is_on_disk_when_its_future_is_done(tmp_path: Path) -> None:
     away = Settlement(Lane(NOWHERE, deadline_seconds=1), spool=tmp_path)
     assert (await away.submit(release())).outcome == "spooled"
-    assert len(list(tmp_path.glob("settle-*.jsonl"))) == 1
+    assert len(os.listdir(tmp_path)) == 1
 
 
 async def test_a_file_in_another_processs_hands_is_left_alone(tmp_path: Path) -> None:
@@ -53,4 +53,4 @@ async def test_what_a_killed_process_had_only_begun_is_removed_after_a_while(tmp
     long_ago = time.time() - 3600
     os.utime(half, (long_ago, long_ago))
     await Settlement(Lane(NOWHERE, deadline_seconds=1), spool=tmp_path).replay()
-    assert list(tmp_path.iterdir()) == [fresh]
+    assert os.listdir(tmp_path) == [fresh.name]
