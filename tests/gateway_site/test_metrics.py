@@ -88,7 +88,7 @@ def test_two_workers_show_what_both_have_served(two_workers: TwoWorkers, custome
         found = read(two_workers)
         assert sum(value for (name, *_), value in found.items() if name == "tollgate_requests_total") == served
         assert found[("tollgate_requests_total", PATH, "200")] == served
-        assert found[("tollgate_request_seconds_bucket", "+Inf", PATH)] == served
+        assert found[("tollgate_request_seconds_bucket", PATH, "+Inf")] == served
         assert found[("tollgate_settlements_total", "settled")] == served
     usage = [answer.json()["usage"] for answer in answers]
     assert found[("tollgate_tokens_total", "input", two_workers.plain)] == sum(one["prompt_tokens"] for one in usage)

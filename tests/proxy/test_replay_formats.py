@@ -90,8 +90,9 @@ def formats_payer() -> Customer:
 
 
 @pytest.fixture(scope="session")
-def asked(gateway: Gateway, provider: FakeProvider, formats_payer: Customer) -> dict[str, Served]:
-    """Every recording, asked for once."""
+def replayed(gateway: Gateway, provider: FakeProvider, formats_payer: Customer) -> tuple[dict[str, Served], range]:
+    """Every recording, asked for once, and the numbers of what the provider got meanwhile (others replay recordings too)."""
+    first = provider.requests[-1].number + 1 if provider.requests else 0
     slugs = make_replays(provider.base_url, CASES)
     gateway.sees_catalog()
 
@@ -108,7 +109,14 @@ def asked(gateway: Gateway, provider: FakeProvider, formats_payer: Customer) -> 
 
             return {one.case.id: one for one in await asyncio.gather(*map(ask, CASES))}
 
-    return asyncio.run(ask_all())
+    served = asyncio.run(ask_all())
+    return served, range(first, provider.requests[-1].number + 1)
+
+
+@pytest.fixture(scope="session")
+def asked(replayed: tuple[dict[str, Served], range]) -> dict[str, Served]:
+    """What each recording's client saw."""
+    return replayed[0]
 
 
 @pytest.fixture(scope="session")
@@ -127,12 +135,13 @@ def booked(asked: dict[str, Served]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def received(asked: dict[str, Served], provider: FakeProvider) -> dict[str, list[ReceivedRequest]]:
+def received(replayed: tuple[dict[str, Served], range], provider: FakeProvider) -> dict[str, list[ReceivedRequest]]:
     """What the provider got for each recording."""
+    asked, numbers = replayed
     found: dict[str, list[ReceivedRequest]] = {name: [] for name in asked}
     for request in provider.requests:
         name = request.model.removeprefix("replay:")
-        if request.model.startswith("replay:") and name in found:
+        if request.number in numbers and request.model.startswith("replay:") and name in found:
             found[name].append(request)
     return found
 
