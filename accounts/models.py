@@ -96,3 +96,87 @@ class Membership(models.Model):
     def may(self, permission: permissions.Permission) -> bool:
         """Whether this member's role grants `permission`."""
         return permissions.role_grants(self.role, permission)
+
+
+class Invitation(models.Model):
+    """An open offer to join an account, sent to an address. Whoever holds the link and signs in with that address may take it, once."""
+
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="invitations")
+    email = models.EmailField()
+    role = models.CharField(max_length=16, choices=Membership.Role.choices, default=Membership.Role.DEVELOPER)
+    digest = models.BinaryField(unique=True, editable=False, max_length=32, help_text="SHA-256 of the link's secret.")
+    invited_by = models.ForeignKey(User, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+    created_at = models.DateTimeField(default=current_time, editable=False)
+    expires_at = models.DateTimeField()
+    accepted_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=models.Q(email=Lower("email")), name="invitation_email_lower"),
+            models.UniqueConstraint(
+                fields=["account", "email"],
+                condition=models.Q(accepted_at__isnull=True, revoked_at__isnull=True),
+                name="one_open_invitation",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.email} to {self.account}"
+
+
+class AuditEvent(models.Model):
+    """Who did what in an account, and when. Appended only; the account's members can read it."""
+
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="audit_events")
+    at = models.DateTimeField(default=current_time)
+    actor = models.ForeignKey(User, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+    actor_text = models.CharField(max_length=254, help_text="Their address then, `staff`, or what acted by itself.")
+    action = models.CharField(max_length=60, help_text="Such as key.created, member.invited, wallet.topped_up.")
+    subject = models.CharField(max_length=200, blank=True)
+    details = models.JSONField(default=dict, blank=True, help_text="Names and figures, never a secret.")
+    ip = models.GenericIPAddressField(null=True, blank=True)
+
+    class Meta:
+        indexes = [models.Index(fields=["account", "-at", "-id"], name="audit_by_account")]
+
+    def __str__(self) -> str:
+        return f"{self.action} {self.subject}"
+
+
+class OutboxMessage(models.Model):
+    """Something that has to leave the house: a mail or a call to a customer's webhook. Written in the transaction of what it tells of.
+
+    `dedupe_key` says what it is about: asking for the same message again is one message.
+    """
+
+    class Kind(models.TextChoices):
+        MAIL = "mail"
+        WEBHOOK = "webhook"
+
+    class State(models.TextChoices):
+        WAITING = "waiting"
+        SENT = "sent"
+        FAILED = "failed", "given up"
+
+    kind = models.CharField(max_length=7, choices=Kind.choices)
+    dedupe_key = models.CharField(max_length=200, unique=True)
+    account = models.ForeignKey(Account, null=True, blank=True, on_delete=models.CASCADE, related_name="outbox_messages")
+    recipient = models.CharField(max_length=500, help_text="An address of e-mail, or a webhook endpoint's id.")
+    subject = models.CharField(max_length=200, help_text="Of the mail, or the kind of the event.")
+    content = models.JSONField(help_text="For a mail: text and html. For a webhook: the body.")
+    state = models.CharField(max_length=7, choices=State.choices, default=State.WAITING)
+    attempts = models.PositiveIntegerField(default=0)
+    next_try_at = models.DateTimeField(default=current_time)
+    last_error = models.CharField(max_length=500, blank=True)
+    created_at = models.DateTimeField(default=current_time, editable=False)
+    sent_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["next_try_at"], condition=models.Q(state="waiting"), name="outbox_due"),
+            models.Index(fields=["account", "-created_at"], name="outbox_by_account"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} to {self.recipient}: {self.subject}"

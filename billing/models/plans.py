@@ -19,6 +19,15 @@ class Plan(models.Model):
     tpm = models.PositiveIntegerField("tokens per minute", null=True, blank=True)
     concurrency = models.PositiveIntegerField("requests at once", null=True, blank=True)
     price_nano = models.BigIntegerField("price a month (nano-USD)", default=0, validators=[MinValueValidator(0)])
+    included_credit_nano = models.BigIntegerField(
+        "included credit (nano-USD)",
+        default=0,
+        validators=[MinValueValidator(0)],
+        help_text="Granted each period; it ends with the period.",
+    )
+    stripe_price_id = models.CharField(
+        max_length=100, blank=True, help_text="The monthly price at Stripe. Empty: not sold, staff assigns it."
+    )
     is_default = models.BooleanField(default=False, help_text="New accounts start on this plan.")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
@@ -35,6 +44,9 @@ class PlanAssignment(models.Model):
     account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="plan_assignments")
     plan = models.ForeignKey(Plan, on_delete=models.PROTECT, related_name="assignments")
     starts_at = models.DateTimeField(default=timezone.now)
+    subscription = models.ForeignKey(
+        "billing.Subscription", null=True, blank=True, editable=False, on_delete=models.SET_NULL, related_name="assignments"
+    )
     anchor_day = models.PositiveSmallIntegerField(
         default=1,
         validators=[MinValueValidator(1), MaxValueValidator(31)],
