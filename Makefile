@@ -20,10 +20,10 @@ CHECK_ENV := DJANGO_SETTINGS_MODULE=gateway_site.settings DEBUG=0 \
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test check lint fix bench chaos lock browser clean dependencies test-dependencies
+.PHONY: help run test check lint fix bench million chaos lock browser node-sdks clean dependencies test-dependencies
 
 help: ## List what make can do here
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: dependencies ## Start everything on this machine and print a working key (PORT=8000, HOST=127.0.0.1)
 	@exec $(BIN)/python -m gateway_site.embedded run
@@ -55,6 +55,9 @@ fix: test-dependencies ## Put right what a machine can: format, safe lint fixes,
 bench: test-dependencies ## Measure CPU, latency and streams side by side, with ratios
 	@exec $(BIN)/python -m tests.performance.bench $(ARGS)
 
+million: test-dependencies ## Time every query of the pages on a million requests
+	@exec $(BIN)/python -m tests.performance.million $(ARGS)
+
 chaos: test-dependencies ## Kill processes and servers at random, audit the money after every round (ROUNDS=1000)
 	@exec $(BIN)/python -m tests.faults.chaos --rounds $(ROUNDS) $(ARGS)
 
@@ -71,6 +74,11 @@ browser: ## Install Chromium for tests that drive pages (apt; elsewhere any Chro
 	if ! command -v apt-get >/dev/null 2>&1; then echo "Install Chromium with your system's package manager."; exit 1; fi; \
 	if [ "$$(id -u)" = 0 ]; then apt-get update && apt-get install -y --no-install-recommends chromium; \
 	else sudo apt-get update && sudo apt-get install -y --no-install-recommends chromium; fi
+
+node-sdks: ## Install the Node SDKs that tests/journeys drives (needs node 20 and npm; without them those tests are skipped)
+	@if ! command -v npm >/dev/null 2>&1; then echo "npm is not here: the journeys of the Node SDKs will be skipped."; \
+	elif cmp -s tests/journeys/node/package-lock.json tests/journeys/node/node_modules/.installed; then :; \
+	else cd tests/journeys/node && npm ci --silent && cp package-lock.json node_modules/.installed; fi
 
 clean: ## Remove caches and built files (never .gateway, your data, nor .venv)
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis staticfiles build

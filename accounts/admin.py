@@ -1,17 +1,33 @@
 """People in the admin, and the groups that give staff their permissions. Accounts have wallets and so their page in `billing.admin`."""
 
+import json
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.utils import timezone
 
-from accounts.models import Account, Membership, User
-from gateway_site.admin_base import AdminPasswordChangeForm, ModelAdmin, TabularInline, UserChangeForm, UserCreationForm
+from accounts import outbox
+from accounts.models import Account, AuditEvent, Membership, OutboxMessage, User
+from gateway_site.admin_base import (
+    AdminPasswordChangeForm,
+    BigTableAdmin,
+    ModelAdmin,
+    Page,
+    PageForm,
+    TabularInline,
+    UserChangeForm,
+    UserCreationForm,
+    badge,
+    change_url,
+)
 
 admin.site.unregister(Group)
+# What allauth would show of second factors, sessions and tokens is nobody's to read or to change; addresses are verified by their owners.
+admin.site.unregister([model for model in list(admin.site._registry) if model.__module__.startswith("allauth.")])
 POWERS = ("is_staff", "is_superuser", "groups", "user_permissions")
 
 
@@ -94,6 +110,66 @@ class GroupAdmin(DjangoGroupAdmin, ModelAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002 - the signature is Django's
         """A superuser."""
         return _is_superuser(request)
+
+
+@admin.register(OutboxMessage)
+class OutboxMessageAdmin(BigTableAdmin):
+    """Mails and webhook calls: what waits, what went out, what was given up."""
+
+    list_display = ("created_at", "kind", "recipient", "subject", "state_badge", "attempts", "next_try_at", "last_error")
+    list_filter = ("state", "kind")
+    search_fields = ("recipient", "dedupe_key", "account__slug")
+    search_help_text = "An address, an endpoint's id, or an account's slug."
+    ordering = ("-id",)
+    fields = (
+        "account",
+        "kind",
+        "recipient",
+        "subject",
+        "text",
+        "state",
+        "attempts",
+        "next_try_at",
+        "last_error",
+        "created_at",
+        "sent_at",
+        "dedupe_key",
+    )
+    readonly_fields = ("text",)
+    pages = (
+        Page("send_again", "Send again", ("accounts.change_outboxmessage",), icon="send", offered=lambda message: message.state != "sent"),
+    )
+
+    @admin.display(description="state")
+    def state_badge(self, obj: OutboxMessage) -> Any:
+        """The state, coloured."""
+        return badge(obj.get_state_display(), {"sent": "success", "failed": "danger"}.get(obj.state, "info"))
+
+    @admin.display(description="text")
+    def text(self, obj: OutboxMessage) -> str:
+        """What it says."""
+        return str(obj.content["text"]) if obj.kind == OutboxMessage.Kind.MAIL else json.dumps(obj.content, indent=2)
+
+    def send_again(self, request: HttpRequest, obj: OutboxMessage) -> HttpResponse:
+        """Ask, then let the message be tried at once."""
+        if request.method == "POST":
+            if outbox.send_again(message=obj, now=timezone.now()):
+                self.log_change(request, obj, "Sent again.")
+                messages.success(request, "It is tried again within seconds.")
+            return HttpResponseRedirect(change_url(obj))
+        about = "Whoever got it already gets it twice; a program recognises it by its id."
+        return self.form_page(request, obj, title="Send again", form=PageForm(), submit="Send again", about=about)
+
+
+@admin.register(AuditEvent)
+class AuditEventAdmin(BigTableAdmin):
+    """Who did what in which account. The database refuses to change it."""
+
+    list_display = ("at", "account", "actor_text", "action", "subject", "ip")
+    list_select_related = ("account",)
+    search_fields = ("account__slug", "actor_text", "action", "subject")
+    ordering = ("-id",)
+    fields = ("at", "account", "actor", "actor_text", "action", "subject", "details", "ip")
 
 
 class BaseAccountAdmin(ModelAdmin):

@@ -1,11 +1,12 @@
 """People, accounts and memberships: who may act, and for which tenant."""
 
+from datetime import datetime
 from typing import Any, ClassVar
 
 from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
 from django.contrib.auth.models import PermissionsMixin
 from django.core.validators import RegexValidator
-from django.db import models
+from django.db import connection, models
 from django.db.models.functions import Lower
 from django.utils.timezone import now as current_time
 
@@ -142,6 +143,34 @@ class AuditEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.action} {self.subject}"
+
+
+class SpentFormTokenManager(models.Manager["SpentFormToken"]):
+    def spend(self, *, user: User, token: str, now: datetime, forget_before: datetime) -> bool:
+        """Spend a token; False when it is spent already. Waits for whoever is spending the same one just now."""
+        self.filter(user=user, spent_at__lt=forget_before).delete()
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "INSERT INTO accounts_spentformtoken (user_id, token, spent_at) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+                [user.pk, token, now],
+            )
+            return bool(cursor.rowcount == 1)
+
+
+class SpentFormToken(models.Model):
+    """A form that has acted: sent again, it acts no more (`accounts.form_tokens`)."""
+
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="+")
+    token = models.CharField(max_length=32)
+    spent_at = models.DateTimeField()
+
+    objects = SpentFormTokenManager()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["user", "token"], name="form_token_once")]
+
+    def __str__(self) -> str:
+        return f"a form of {self.user}"
 
 
 class OutboxMessage(models.Model):

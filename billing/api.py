@@ -4,21 +4,18 @@ Shapes: `/v1/models` is OpenAI's, Anthropic's or Gemini's, as the client's heade
 `/v1/generation` are OpenRouter's; each with additions. Where those have amounts as JSON numbers there is an exact decimal string beside them.
 """
 
-from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
-from itertools import islice
 from typing import Any, Literal
 
-from asgiref.sync import sync_to_async
 from django.conf import settings
-from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, JsonResponse, QueryDict, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
 from accounts.models import Account
-from billing import receipts, reports, spreadsheet
+from billing import receipts, reports, streaming
 from billing.models import PlanAssignment, UsageRecord
 from catalog import listing, money, pricing
 from catalog.usage import BUCKETS
@@ -36,7 +33,6 @@ COUNT_COLUMNS = (
     "reasoning_tokens",
     "cost_usd",
 )
-CSV_CHUNK_LINES = 500
 RESET_NAMES = {"day": "daily", "week": "weekly", "month": "monthly", "total": None}
 
 
@@ -244,31 +240,8 @@ def _usage_csv(request: HttpRequest, account: Account, period: reports.Period, g
                 money.usd(counts.cost),
             ]
 
-    lines = _gather(spreadsheet.lines((*names, *COUNT_COLUMNS), rows()))
-    response = StreamingHttpResponse(
-        _in_the_thread_of_the_view(lines) if isinstance(request, ASGIRequest) else lines, content_type="text/csv; charset=utf-8"
-    )
-    name = f"usage-{period.starts_at:%Y-%m-%d}-{period.ends_at:%Y-%m-%d}-by-{grouping}.csv"
-    response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
-    return response
-
-
-def _gather(lines: Iterator[str]) -> Generator[str, None, None]:
-    while gathered := "".join(islice(lines, CSV_CHUNK_LINES)):
-        yield gathered
-
-
-async def _in_the_thread_of_the_view(chunks: Generator[str, None, None]) -> AsyncIterator[str]:
-    """Iterate where the view ran, because the rows come over that thread's connection to PostgreSQL."""
-    try:
-        while chunk := await sync_to_async(_next)(chunks):
-            yield chunk
-    finally:
-        await sync_to_async(chunks.close)()
-
-
-def _next(chunks: Iterator[str]) -> str:
-    return next(chunks, "")
+    name = f"usage-{period.starts_at:%Y-%m-%d}-{period.ends_at:%Y-%m-%d}-by-{grouping}"
+    return streaming.download(request, header=(*names, *COUNT_COLUMNS), rows=rows(), name=name)
 
 
 # -- Money and the key ------------------------------------------------------------------------------------------------------------------

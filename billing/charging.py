@@ -7,6 +7,7 @@
 | cut, aborted or stopped after output | input and what was delivered, never above the hold | `delivered` |
 | no output token and no finish reason, or an error | nothing | `no_output` |
 | a test key | nothing | `test_key` |
+| one of a model's free requests of the day | nothing | `free` |
 """
 
 from dataclasses import dataclass
@@ -41,13 +42,13 @@ class Charge:
     flags: tuple[str, ...] = ()
 
 
-def decide(happened: Happened, price: pricing.Price, *, hold_amount: int) -> Charge:
+def decide(happened: Happened, price: pricing.Price, *, hold_amount: int, is_free: bool = False) -> Charge:
     """Apply the table above."""
     reported = happened.reported
-    flags: tuple[str, ...] = ()
+    flags = reported.doubts if reported is not None else ()
     if reported is not None and not reported.is_sane():
         reported = None
-        flags = ("usage_not_believable",)
+        flags = ("usage_not_believable", *flags)
     usage = reported if reported is not None else happened.estimate
     if _is_empty(happened, usage):
         seen = reported or NOTHING
@@ -58,6 +59,8 @@ def decide(happened: Happened, price: pricing.Price, *, hold_amount: int) -> Cha
     upstream_cost = pricing.upstream_cost(price, usage)
     if happened.is_test:
         return Charge(usage, "provider" if reported is not None else "estimated", 0, list_cost, 0, "test_key", flags)
+    if is_free:
+        return Charge(usage, "provider" if reported is not None else "estimated", 0, list_cost, upstream_cost, "free", flags)
     if reported is not None:
         return Charge(usage, "provider", list_cost, list_cost, upstream_cost, "metered", flags)
     if happened.status == "ok":

@@ -37,6 +37,10 @@ class WalletInactive(Exception):
     """The wallet is frozen or closed, or the account is switched off."""
 
 
+class RequestIdTaken(Exception):
+    """The request's id is that of another request that is under way: nothing was placed."""
+
+
 class StaleKey(Exception):
     """The key's budget changed since it was read: read it again."""
 
@@ -96,7 +100,10 @@ class Placed:
 
 @dataclass(slots=True)
 class Growth:
-    """A stream's wish: hold `amount` nano-USD in all; so far `accrued` nano-USD for these tokens were delivered."""
+    """A stream's wish: hold `amount` nano-USD in all; so far `accrued` nano-USD for these tokens were delivered.
+
+    `tokens_out` of the plan's output tokens are held with it, as far as the quota has them.
+    """
 
     request_id: uuid.UUID
     account_id: int
@@ -104,6 +111,7 @@ class Growth:
     accrued: int
     input_tokens: int
     output_tokens: int
+    tokens_out: int = 0
 
 
 class HoldDesk:
@@ -122,7 +130,8 @@ class HoldDesk:
     def place(self, wanted: Wanted) -> "asyncio.Future[Placed]":
         """Set money aside, all limits in one step. The hold may be placed even when nobody awaits the future any more.
 
-        Raises (in the future): InsufficientBalance, BudgetSpent, QuotaSpent, KeyInactive, WalletInactive, StaleKey, BillingUnavailable.
+        Raises (in the future): InsufficientBalance, BudgetSpent, QuotaSpent, KeyInactive, WalletInactive, StaleKey, RequestIdTaken,
+        BillingUnavailable.
         """
         return self._placing.submit(wanted)
 
@@ -198,6 +207,7 @@ class HoldDesk:
                             "accrued": growth.accrued,
                             "input_tokens": growth.input_tokens,
                             "output_tokens": growth.output_tokens,
+                            "tokens_out": growth.tokens_out,
                         }
                         for growth in batch
                     ]
@@ -227,4 +237,6 @@ def _answer(wanted: Wanted, outcome: str, granted: int, available: int | None, r
             return WalletInactive()
         case "stale_key":
             return StaleKey()
+        case "duplicate":
+            return RequestIdTaken(str(wanted.request_id))
     return BillingUnavailable(f"unknown outcome {outcome!r}")

@@ -6,6 +6,7 @@ from django.db import transaction
 
 from accounts.models import Account, Membership, User
 from billing import ledger
+from billing.gifts.welcome import grant_welcome
 from billing.models import Plan, PlanAssignment
 
 
@@ -18,11 +19,13 @@ class PlanNotFound(Exception):
 
 
 @transaction.atomic
-def open_account(*, slug: str, name: str, now: datetime, owner_email: str | None = None, plan_slug: str | None = None) -> Account:
+def open_account(
+    *, slug: str, name: str, now: datetime, owner_email: str | None = None, plan_slug: str | None = None, welcome: bool = False
+) -> Account:
     """Open the account `slug`, or complete it: what it has already (a name, a plan, a member's role) stays as it is.
 
     The owner is made without a usable password when nobody has this address yet. Without `plan_slug` the default plan is assigned; where
-    there is none, the account has no plan and so no quota.
+    there is none, the account has no plan and so no quota. `welcome`: with the welcome credit, for staff who vouch for the owner.
 
     Raises: PlanNotFound, django.core.exceptions.ValidationError.
     """
@@ -45,4 +48,6 @@ def open_account(*, slug: str, name: str, now: datetime, owner_email: str | None
         Membership.objects.get_or_create(account=account, user=user, defaults={"role": Membership.Role.OWNER, "created_at": now})
     if plan is not None and not PlanAssignment.objects.filter(account=account).exists():
         PlanAssignment.objects.get_or_create(account=account, starts_at=now, defaults={"plan": plan})
+    if welcome:
+        grant_welcome(account=account, now=now)
     return account

@@ -22,6 +22,7 @@ RULES = {
     "estimated": "The answer is complete but the provider did not say what it used; our own count is charged, never more than was held.",
     "delivered": "The answer was cut short; the input and what was delivered are charged by our own count, never more than was held.",
     "no_output": "Nothing was delivered; nothing is charged.",
+    "free": "One of the model's free requests of that day; the list cost is what it would have cost.",
     "test_key": "A test key is never charged; the list cost is what a live key would have paid.",
     "overrun": "The request outlived its hold; what it really used is charged, as far as the wallet could pay.",
     "swept_partial": "The process that served the request died; what it had noted as delivered is charged, never more than was held.",

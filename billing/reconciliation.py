@@ -1,7 +1,7 @@
 """Reconciliation: proves, from one consistent snapshot, that wallets, ledger, holds, grants, windows and usage records agree.
 
 It only reads. A drift is reported, never repaired: what is wrong in a ledger is for people to understand first. The numbers are those
-of the published invariants (docs); I7, which compares with Stripe, is the payments' own.
+of the published invariants (docs). I7 compares top-ups with the ledger; `billing.payments.backfill` compares them with Stripe itself.
 """
 
 from collections.abc import Sequence
@@ -57,6 +57,8 @@ SCOPES = {
     "WALLET_SCOPE": "w.account_id = ANY(%(accounts)s)",
     "TRANSFER_SCOPE": "t.wallet_id = ANY(%(wallets)s)",
     "GRANT_SCOPE": "g.wallet_id = ANY(%(wallets)s)",
+    "TOP_UP_SCOPE": "p.wallet_id = ANY(%(wallets)s)",
+    "SLOT_SCOPE": "c.account_id = ANY(%(accounts)s)",
 }
 TOKENS = {
     "TOKENS_IN": "u.input_tokens + u.cached_input_tokens + u.cache_write_tokens + u.cache_write_1h_tokens + u.audio_input_tokens",
@@ -271,6 +273,45 @@ CHECKS = (
         """,
     ),
     Check(
+        "I7",
+        "the top-up {subject} is paid and was not credited with exactly its amount, or was credited and is not paid",
+        """
+        WITH paid AS (SELECT p.id::text AS source, p.wallet_id, p.credit_nano FROM billing_topup p WHERE p.state = 'paid' AND TOP_UP_SCOPE),
+            booked AS (SELECT t.source_id, t.wallet_id, t.amount FROM billing_transfer t
+                WHERE t.kind = 'paid' AND t.source_type = 'top_up' AND TRANSFER_SCOPE)
+        SELECT w.account_id, w.id, COALESCE(paid.source, booked.source_id), COALESCE(paid.credit_nano, 0), COALESCE(booked.amount, 0)
+        FROM paid FULL JOIN booked ON booked.source_id = paid.source AND booked.wallet_id = paid.wallet_id
+        LEFT JOIN billing_wallet w ON w.id = COALESCE(paid.wallet_id, booked.wallet_id)
+        WHERE paid.credit_nano IS DISTINCT FROM booked.amount
+        """,
+    ),
+    Check(
+        "I7",
+        "what was taken back of top-up {subject} is not what the ledger says",
+        """
+        WITH taken AS (SELECT t.wallet_id, split_part(t.source_id, ':', 1) AS source,
+                SUM(CASE WHEN t.debit_account = 'stripe_clearing' THEN -t.amount ELSE t.amount END) AS amount
+                FROM billing_transfer t WHERE t.source_type = 'reversal' AND TRANSFER_SCOPE GROUP BY 1, 2),
+            kept AS (SELECT p.wallet_id, p.id::text AS source, p.clawed_nano FROM billing_topup p WHERE TOP_UP_SCOPE)
+        SELECT w.account_id, w.id, COALESCE(kept.source, taken.source), COALESCE(taken.amount, 0), COALESCE(kept.clawed_nano, 0)
+        FROM kept FULL JOIN taken ON taken.source = kept.source AND taken.wallet_id = kept.wallet_id
+        LEFT JOIN billing_wallet w ON w.id = COALESCE(kept.wallet_id, taken.wallet_id)
+        WHERE COALESCE(taken.amount, 0) <> COALESCE(kept.clawed_nano, 0)
+        """,
+    ),
+    Check(
+        "I7",
+        "what was taken back of top-up {subject} is not its share of what was refunded and disputed",
+        """
+        WITH reversed AS (SELECT r.top_up_id, SUM(r.amount_minor) AS amount FROM billing_reversal r WHERE r.is_active GROUP BY 1)
+        SELECT w.account_id, w.id, p.id::text, due.nano, p.clawed_nano
+        FROM billing_topup p JOIN billing_wallet w ON w.id = p.wallet_id LEFT JOIN reversed ON reversed.top_up_id = p.id
+        CROSS JOIN LATERAL (SELECT CASE WHEN p.state = 'paid' AND p.paid_minor > 0
+            THEN div(p.credit_nano::numeric * LEAST(COALESCE(reversed.amount, 0), p.paid_minor), p.paid_minor::numeric) ELSE 0 END AS nano) due
+        WHERE due.nano <> p.clawed_nano AND TOP_UP_SCOPE
+        """,
+    ),
+    Check(
         "I8",
         "{subject} was admitted without being funded",
         """
@@ -301,6 +342,46 @@ CHECKS = (
         SELECT w.account_id, w.id, COALESCE(w.code, ledger.code), COALESCE(ledger.amount, 0), COALESCE(w.balance, 0)
         FROM w FULL JOIN ledger ON ledger.code = w.code
         WHERE COALESCE(ledger.amount, 0) <> COALESCE(w.balance, 0) OR w.id IS NULL
+        """,
+    ),
+    Check(
+        "I10",
+        "the {subject} differ from the sum of the usage records that began in it",
+        """
+        WITH used AS (
+                SELECT u.account_id, u.key_id, u.model, u.provider, billing_slot_of(u.started_at) AS starts_at, COUNT(*) AS requests,
+                    COUNT(*) FILTER (WHERE u.status IN ('error', 'cut', 'swept')) AS errors, SUM(u.input_tokens) AS input_tokens,
+                    SUM(u.cached_input_tokens) AS cached, SUM(u.cache_write_tokens + u.cache_write_1h_tokens) AS written,
+                    SUM(u.audio_input_tokens) AS audio_in, SUM(u.output_tokens) AS output_tokens, SUM(u.reasoning_tokens) AS reasoning,
+                    SUM(u.audio_output_tokens) AS audio_out, SUM(u.images) AS images, SUM(u.cost) AS cost,
+                    SUM(u.upstream_cost) AS upstream_cost, COALESCE(SUM(u.reported_cost), 0) AS reported_cost,
+                    SUM(u.written_off) AS written_off, COALESCE(SUM(u.latency_ms), 0) AS latency_ms, COUNT(u.latency_ms) AS timed,
+                    COALESCE(SUM(u.first_token_ms), 0) AS first_token_ms, COUNT(u.first_token_ms) AS first_timed
+                FROM billing_usagerecord u WHERE USAGE_SCOPE GROUP BY 1, 2, 3, 4, 5),
+            c AS (SELECT c.* FROM billing_usageslot c WHERE SLOT_SCOPE)
+        SELECT COALESCE(c.account_id, used.account_id), w.id, format('%%s of key %%s in the slot of %%s at %%s from %%s', pair.subject,
+            COALESCE(c.key_id, used.key_id), COALESCE(c.model, used.model), COALESCE(c.provider, used.provider),
+            COALESCE(c.starts_at, used.starts_at)), COALESCE(pair.expected, 0), COALESCE(pair.found, 0)
+        FROM c FULL JOIN used ON used.account_id = c.account_id AND used.key_id = c.key_id AND used.model = c.model
+            AND used.provider = c.provider AND used.starts_at = c.starts_at
+        LEFT JOIN billing_wallet w ON w.account_id = COALESCE(c.account_id, used.account_id)
+        CROSS JOIN LATERAL (VALUES ('requests', used.requests, c.requests), ('errors', used.errors, c.errors),
+            ('input tokens', used.input_tokens, c.input_tokens), ('cached tokens', used.cached, c.cached_input_tokens),
+            ('tokens written to caches', used.written, c.cache_write_tokens), ('audio input tokens', used.audio_in, c.audio_input_tokens),
+            ('output tokens', used.output_tokens, c.output_tokens), ('reasoning tokens', used.reasoning, c.reasoning_tokens),
+            ('audio output tokens', used.audio_out, c.audio_output_tokens), ('images', used.images, c.images),
+            ('charges', used.cost, c.cost), ('upstream costs', used.upstream_cost, c.upstream_cost),
+            ('reported costs', used.reported_cost, c.reported_cost), ('write-offs', used.written_off, c.written_off),
+            ('latencies', used.latency_ms, c.latency_ms), ('timed requests', used.timed, c.timed),
+            ('times to the first token', used.first_token_ms, c.first_token_ms), ('first tokens timed', used.first_timed, c.first_timed))
+            AS pair (subject, expected, found)
+        WHERE (c.requests, c.errors, c.input_tokens, c.cached_input_tokens, c.cache_write_tokens, c.audio_input_tokens, c.output_tokens,
+                c.reasoning_tokens, c.audio_output_tokens, c.images, c.cost, c.upstream_cost, c.reported_cost, c.written_off, c.latency_ms,
+                c.timed, c.first_token_ms, c.first_timed)
+            IS DISTINCT FROM (used.requests, used.errors, used.input_tokens, used.cached, used.written, used.audio_in, used.output_tokens,
+                used.reasoning, used.audio_out, used.images, used.cost, used.upstream_cost, used.reported_cost, used.written_off,
+                used.latency_ms, used.timed, used.first_token_ms, used.first_timed)
+            AND COALESCE(pair.expected, 0) <> COALESCE(pair.found, 0)
         """,
     ),
 )

@@ -5,8 +5,8 @@ in and came out, as quotas count them; `cached_input_tokens` and `reasoning_toke
 where it started. Periods are half-open.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import astuple, dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, LiteralString
 
@@ -32,6 +32,9 @@ ID_MARGIN = timedelta(days=1)
 # The sums of a record's buckets, as `TokenUsage.total_input_tokens` and `total_output_tokens` have them.
 TOKENS_IN = "u.input_tokens + u.cached_input_tokens + u.cache_write_tokens + u.cache_write_1h_tokens + u.audio_input_tokens"
 TOKENS_OUT = "u.output_tokens + u.reasoning_tokens + u.audio_output_tokens"
+# The same of a slot, where what was written to caches stands in one column.
+SLOT_TOKENS_IN = "u.input_tokens + u.cached_input_tokens + u.cache_write_tokens + u.audio_input_tokens"
+SLOT = timedelta(minutes=15)
 
 
 class InvalidParameter(Exception):
@@ -129,15 +132,15 @@ class UsageReport:
     by_group: list[Row]  # the grouping that was asked for, when it is another
 
 
-# What a grouping groups by, and what its columns are called. Days and hours are the account's own.
+# What a grouping groups by, and what its columns are called. Days and hours are the account's own. `u.moment` is when a record began, or its slot.
 GROUPINGS: Mapping[str, tuple[LiteralString, tuple[str, ...]]] = {
     "model": ("NULL::text", ("model", "provider")),
-    "day": ("(u.started_at AT TIME ZONE %(zone)s)::date", ("day",)),
-    "hour": ("date_trunc('hour', u.started_at, %(zone)s)", ("hour",)),
+    "day": ("(u.moment AT TIME ZONE %(zone)s)::date", ("day",)),
+    "hour": ("date_trunc('hour', u.moment, %(zone)s)", ("hour",)),
     "key": ("u.key_id", ("key_id",)),
     "user": ("u.user_tag", ("user",)),
 }
-_COUNTS = """COUNT(*), COALESCE(SUM(r.tokens_in), 0), COALESCE(SUM(r.tokens_out), 0), COALESCE(SUM(r.cached), 0),
+_COUNTS = """COALESCE(SUM(r.requests), 0), COALESCE(SUM(r.tokens_in), 0), COALESCE(SUM(r.tokens_out), 0), COALESCE(SUM(r.cached), 0),
     COALESCE(SUM(r.reasoning), 0), COALESCE(SUM(r.cost), 0)"""
 
 
@@ -170,27 +173,25 @@ def usage(*, account: Account, period: Period, grouping: str = "model", key_id: 
 
     Raises: InvalidParameter when a grouping has more than MOST_ROWS groups.
     """
-    by_model = grouping == "model"
-    sets = "(), (r.model, r.provider)" if by_model else "(), (r.model, r.provider), (r.name)"
-    name = "NULL, 0" if by_model else "r.name, GROUPING(r.name)"
-    query = f"""SELECT GROUPING(r.model), r.model, r.provider, {name}, {_COUNTS} FROM ({_records(grouping, key_id)}) r
-        GROUP BY GROUPING SETS ({sets}) LIMIT {2 * MOST_ROWS + 2}"""  # noqa: S608 - constants
+    records = _records(grouping, key_id)
+    # Two plain sums in one statement, so of one snapshot: grouping sets would sort all rows for each of them.
+    query = f"""(SELECT TRUE, r.model, r.provider, NULL, {_COUNTS} FROM ({records}) r GROUP BY r.model, r.provider LIMIT {MOST_ROWS + 1})"""  # noqa: S608
+    if grouping != "model":
+        query += f" UNION ALL (SELECT FALSE, NULL, NULL, r.name, {_COUNTS} FROM ({records}) r GROUP BY r.name LIMIT {MOST_ROWS + 1})"  # noqa: S608
     with connection.cursor() as cursor:
         cursor.execute(query, _parameters(account, period, key_id))
         rows = cursor.fetchall()
-    totals, models, groups = Counts(), [], []
-    for not_by_model, model, provider, group, not_by_group, *counts in rows:
-        if not not_by_model:
+    models, groups = [], []
+    for is_model, model, provider, group, *counts in rows:
+        if is_model:
             models.append(Row((model, provider), _counts(counts)))
-        elif not by_model and not not_by_group:
-            groups.append(Row((group,), _counts(counts)))
         else:
-            totals = _counts(counts)
+            groups.append(Row((group,), _counts(counts)))
     if max(len(models), len(groups)) > MOST_ROWS:
         raise InvalidParameter("group_by", f"There are more than {MOST_ROWS} groups: ask for a shorter period, or for format=csv.")
     models.sort(key=lambda row: (-row.counts.total_tokens, row.names))
     groups.sort(key=(lambda row: row.names) if grouping in ("day", "hour") else lambda row: (-row.counts.cost, row.names))
-    return UsageReport(period, totals, models, groups)
+    return UsageReport(period, _sum(row.counts for row in models), models, groups)
 
 
 def usage_rows(*, account: Account, period: Period, grouping: str, key_id: int | None = None) -> Iterator[Row]:
@@ -212,16 +213,42 @@ def key_names(account: Account) -> dict[int, tuple[str, str]]:
 
 
 def _records(grouping: str, key_id: int | None) -> str:
+    """The rows that a report adds up: whole slots, and at both ends of the period, where it cuts through one, records.
+
+    Both come from one snapshot, so nothing is counted twice or missed. Who the end users were is not in the slots: that is read from records.
+    """
     one_key = "AND u.key_id = %(key)s" if key_id is not None else ""
-    return f"""SELECT u.model, u.provider, {GROUPINGS[grouping][0]} AS name, {TOKENS_IN} AS tokens_in, {TOKENS_OUT} AS tokens_out,
-            u.cached_input_tokens AS cached, u.reasoning_tokens AS reasoning, u.cost
-        FROM billing_usagerecord u
-        WHERE u.account_id = %(account)s AND u.started_at >= %(starts_at)s AND u.started_at < %(ends_at)s {one_key}
-            AND u.request_id >= %(first_id)s AND u.request_id < %(last_id)s"""  # noqa: S608 - constants
+    from_records = f"""SELECT u.model, u.provider, {GROUPINGS[grouping][0]} AS name, 1 AS requests, {TOKENS_IN} AS tokens_in,
+            {TOKENS_OUT} AS tokens_out, u.cached_input_tokens AS cached, u.reasoning_tokens AS reasoning, u.cost
+        FROM (SELECT u.*, u.started_at AS moment FROM billing_usagerecord u
+            WHERE u.account_id = %(account)s AND u.started_at >= %(starts_at)s AND u.started_at < %(ends_at)s {one_key}
+                AND u.request_id >= %(first_id)s AND u.request_id < %(last_id)s) u"""  # noqa: S608 - constants
+    if grouping == "user":
+        return from_records
+    head = from_records.replace("%(ends_at)s", "%(slots_start)s").replace("%(last_id)s", "%(head_last_id)s")
+    tail = from_records.replace("%(starts_at)s", "%(slots_end)s").replace("%(first_id)s", "%(tail_first_id)s")
+    return f"""SELECT u.model, u.provider, {GROUPINGS[grouping][0]} AS name, u.requests, {SLOT_TOKENS_IN} AS tokens_in,
+            {TOKENS_OUT} AS tokens_out, u.cached_input_tokens AS cached, u.reasoning_tokens AS reasoning, u.cost
+        FROM (SELECT u.*, u.starts_at AS moment FROM billing_usageslot u
+            WHERE u.account_id = %(account)s AND u.starts_at >= %(slots_start)s AND u.starts_at < %(slots_end)s {one_key}) u
+        UNION ALL {head} UNION ALL {tail}"""  # noqa: S608 - constants
+
+
+def _whole_slots(period: Period) -> tuple[datetime, datetime]:
+    """The part of a period that is made of whole slots; where there is none it is empty and lies at the period's end."""
+    into = (period.starts_at - EARLIEST) % SLOT
+    start = period.starts_at if not into else period.starts_at - into + SLOT
+    end = period.ends_at - (period.ends_at - EARLIEST) % SLOT
+    return (start, end) if start <= end else (period.ends_at, period.ends_at)
 
 
 def _parameters(account: Account, period: Period, key_id: int | None) -> dict[str, Any]:
+    slots_start, slots_end = _whole_slots(period)
     return {
+        "slots_start": slots_start,
+        "slots_end": slots_end,
+        "head_last_id": lowest_uuid7(slots_start + ID_MARGIN),
+        "tail_first_id": lowest_uuid7(slots_end - ID_MARGIN),
         "account": account.pk,
         "starts_at": period.starts_at,
         "ends_at": period.ends_at,
@@ -234,6 +261,10 @@ def _parameters(account: Account, period: Period, key_id: int | None) -> dict[st
 
 def _counts(row: Any) -> Counts:
     return Counts(*map(int, row))
+
+
+def _sum(every: Iterable[Counts]) -> Counts:
+    return Counts(*map(sum, zip(*(astuple(counts) for counts in every), strict=True)))
 
 
 # -- Limits ---------------------------------------------------------------------------------------------------------------------------
@@ -267,7 +298,7 @@ def quota_use(account: Account, *, anchor_day: int, now: datetime) -> WindowUse:
 
 
 def _use(kind: str, subject_id: int, window: budgets.Window) -> WindowUse:
-    """Read the window's row; while no limit has asked for one, add up the records that it would be made from."""
+    """Read the window's row; while no limit has asked for one, add up the slots that it would be made from."""
     resets_at = None if window.kind == "total" else window.ends_at
     row = SpendWindow.objects.filter(
         subject_kind=kind, subject_id=subject_id, window_start=window.starts_at, window_end=window.ends_at
@@ -277,8 +308,8 @@ def _use(kind: str, subject_id: int, window: budgets.Window) -> WindowUse:
     whose = "u.key_id" if kind == "key" else "u.account_id"
     with connection.cursor() as cursor:
         cursor.execute(
-            f"""SELECT COALESCE(SUM(u.cost), 0), COALESCE(SUM({TOKENS_IN}), 0), COALESCE(SUM({TOKENS_OUT}), 0) FROM billing_usagerecord u
-            WHERE {whose} = %s AND u.started_at >= %s AND u.started_at < %s""",  # noqa: S608 - constants
+            f"""SELECT COALESCE(SUM(u.cost), 0), COALESCE(SUM({SLOT_TOKENS_IN}), 0), COALESCE(SUM({TOKENS_OUT}), 0)
+            FROM billing_usageslot u WHERE {whose} = %s AND u.starts_at >= %s AND u.starts_at < %s""",  # noqa: S608 - constants
             [subject_id, window.starts_at, window.ends_at],
         )
         spent, tokens_in, tokens_out = map(int, cursor.fetchone())
@@ -300,9 +331,9 @@ def key_spending(key: ApiKey, *, now: datetime) -> KeySpending:
     since = [budgets.window_at(kind, now, timezone=key.account.timezone).starts_at for kind in ("day", "week", "month")]
     with connection.cursor() as cursor:
         cursor.execute(
-            """SELECT COALESCE(SUM(u.cost), 0), COALESCE(SUM(u.cost) FILTER (WHERE u.started_at >= %s), 0),
-                COALESCE(SUM(u.cost) FILTER (WHERE u.started_at >= %s), 0), COALESCE(SUM(u.cost) FILTER (WHERE u.started_at >= %s), 0)
-            FROM billing_usagerecord u WHERE u.key_id = %s""",
+            """SELECT COALESCE(SUM(u.cost), 0), COALESCE(SUM(u.cost) FILTER (WHERE u.starts_at >= %s), 0),
+                COALESCE(SUM(u.cost) FILTER (WHERE u.starts_at >= %s), 0), COALESCE(SUM(u.cost) FILTER (WHERE u.starts_at >= %s), 0)
+            FROM billing_usageslot u WHERE u.key_id = %s""",
             [*since, key.pk],
         )
         return KeySpending(*map(int, cursor.fetchone()))
@@ -360,7 +391,7 @@ def credits_of(account: Account) -> Credits:
     wallet = Wallet.objects.filter(account=account).first()
     if wallet is None:
         return Credits(Purse(0, 0), 0, [])
-    # Everything that left the wallet was usage, save for the few transfers of another kind.
+    # Everything that left the wallet was usage, save for the few transfers of another kind (an index of their own: `transfer_not_usage`).
     other = Transfer.objects.filter(~Q(kind__in=("usage", "overrun")), wallet=wallet, debit_account=f"wallet:{wallet.pk}")
     taken = other.aggregate(amount=Sum("amount"))["amount"] or 0
     left = (

@@ -66,6 +66,11 @@ def fail(name: str, *, began: datetime, error: Exception) -> bool:
     return run.update(last_error=f"{type(error).__name__}: {error}"[:LONGEST_ERROR]) == 1
 
 
+def last_finished(name: str) -> datetime | None:
+    """When the task last ended well; None if it never did."""
+    return TaskRun.objects.filter(name=name).values_list("last_finished_at", flat=True).first()
+
+
 def is_late(*, now: datetime, running_for: timedelta, name: str = SWEEP, allowed: timedelta = LATE_AFTER) -> bool:
     """Whether the task has not ended well for longer than `allowed`.
 

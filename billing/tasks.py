@@ -10,8 +10,11 @@ from django.db import connection
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
-from billing import ledger, partitions, reconciliation
-from billing.models import Hold, HoldOwner
+from accounts import outbox
+from billing import ledger, partitions, reconciliation, task_runs
+from billing.models import Hold, HoldOwner, TaskRun
+from billing.notices import alerts, webhooks_out
+from billing.payments import backfill, inbox, news, stripe_client
 from billing.task_runs import recorded
 from gateway_site import metrics
 
@@ -22,6 +25,8 @@ task: Callable[[Callable[[], None]], Callable[[], None]] = shared_task  # Celery
 SWEPT_AT_ONCE = 500
 EXPIRED_AT_ONCE = 1000
 OWNER_KEPT = timedelta(days=1)
+EVENTS_AT_ONCE = 200
+COMPARED = timedelta(days=3)
 
 
 @task
@@ -75,3 +80,76 @@ def reconcile() -> int:
 def drop_dead_owners() -> None:
     """Forget the processes whose lease ended a day ago and whose holds are all swept."""
     HoldOwner.objects.filter(~Exists(Hold.objects.filter(owner_id=OuterRef("pk"))), lease_until__lt=timezone.now() - OWNER_KEPT).delete()
+
+
+@task
+@recorded
+def deliver_outbox() -> None:
+    """Send the mails that are due."""
+    if (done := outbox.deliver_mails(now=timezone.now())) != outbox.Round():
+        log.info("mails_delivered", sent=done.sent, delayed=done.delayed, given_up=done.given_up)
+
+
+@task
+@recorded
+def call_webhooks() -> None:
+    """Make the calls to customers' webhooks that are due."""
+    if (done := webhooks_out.deliver(now=timezone.now())) != outbox.Round():
+        log.info("webhooks_called", sent=done.sent, delayed=done.delayed, given_up=done.given_up)
+
+
+@task
+@recorded
+def raise_alerts() -> None:
+    """Look at the wallets that moved since the last time, and turn every alert into messages."""
+    alerts.watch_and_tell(since=task_runs.last_finished(alerts.TASK), now=timezone.now())
+
+
+@task
+@recorded
+def look_ahead() -> None:
+    """Raise the alerts about balances and keys that end soon."""
+    alerts.look_ahead(now=timezone.now())
+
+
+@task
+@recorded
+def drain_stripe() -> None:
+    """Handle the events of Stripe that are due: new ones that nobody got to, and failed ones whose pause is over."""
+    if stripe_client.is_configured():
+        inbox.drain(now=timezone.now(), limit=EVENTS_AT_ONCE)
+
+
+@task
+@recorded
+def backfill_stripe() -> None:
+    """Fetch the events that no webhook brought since this last ended well."""
+    if not stripe_client.is_configured():
+        return
+    last = TaskRun.objects.filter(name="backfill_stripe").values_list("last_finished_at", flat=True).first()
+    if taken := backfill.fetch_recent(last=last, now=timezone.now()):
+        log.warning("stripe_events_backfilled", count=taken)
+
+
+@task
+@recorded
+def compare_with_stripe() -> int:
+    """Each night: fetch what Stripe could not deliver for 30 days, ask about open top-ups, and compare its payments with the books."""
+    if not stripe_client.is_configured():
+        return 0
+    now = timezone.now()
+    backfill.fetch_undelivered(now=now)
+    backfill.ask_about_unfinished(now=now)
+    differences = backfill.compare(since=now - COMPARED, until=now - backfill.SETTLED_AFTER, now=now)
+    for difference in differences:
+        log.error("stripe_differs", payment_intent=difference.payment_intent_id, top_up=difference.top_up, problem=difference.sentence)
+        news.tell_staff(
+            event="staff.alert",
+            dedupe_key=f"stripe_differs:{difference.payment_intent_id}",
+            context={
+                "summary": f"Stripe's payment {difference.payment_intent_id} and the books differ.",
+                "details": f"Top-up {difference.top_up}: {difference.sentence}.",
+            },
+            now=now,
+        )
+    return len(differences)

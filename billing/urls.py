@@ -1,11 +1,16 @@
-"""The URL table of the billing app: what a key holder can read. Every address is served under /v1 and under /api/v1, Gemini's under /v1beta."""
+"""The URL table of the billing app: what a key holder can read, the link in mails, and where Stripe calls.
+
+Every address for key holders is served under /v1 and under /api/v1, Gemini's under /v1beta.
+"""
 
 from collections.abc import Callable
 
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path
 
-from billing import api
+from billing import api, downloads, statement_pages
+from billing.notices import views as notices
+from billing.payments import views as payment_views
 
 VIEWS: dict[str, tuple[Callable[..., HttpResponseBase], str]] = {
     "models": (api.models, "models"),
@@ -19,3 +24,19 @@ VIEWS: dict[str, tuple[Callable[..., HttpResponseBase], str]] = {
 urlpatterns: list[URLPattern] = [path(f"v1/{address}", view, name=name) for address, (view, name) in VIEWS.items()]
 urlpatterns += [path(f"api/v1/{address}", view, name=f"api-{name}") for address, (view, name) in VIEWS.items()]
 urlpatterns += [path("v1beta/models", api.models, name="gemini-models"), path("v1beta/models/<path:name>", api.model, name="gemini-model")]
+urlpatterns += [path("unsubscribe/<str:token>", notices.unsubscribe, name="unsubscribe")]
+
+# Stripe posts to the address it was given, with a slash at the end or without: neither is redirected.
+urlpatterns += [
+    path("webhooks/stripe", payment_views.stripe_webhook, name="stripe-webhook"),
+    path("webhooks/stripe/", payment_views.stripe_webhook, name="stripe-webhook-slash"),
+]
+urlpatterns += [
+    path("a/<slug:slug>/billing/statements", statement_pages.months, name="statements"),
+    path("a/<slug:slug>/billing/statements/<str:month>", statement_pages.month, name="statement"),
+]
+for _form in ("csv", "jsonl"):
+    urlpatterns += [
+        path(f"a/<slug:slug>/billing/ledger.{_form}", downloads.ledger, {"form": _form}, name=f"ledger_{_form}"),
+        path(f"a/<slug:slug>/usage.{_form}", downloads.usage, {"form": _form}, name=f"usage_{_form}"),
+    ]

@@ -16,7 +16,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.safestring import SafeString
 
-from catalog import dollars, manifest, pricing
+from catalog import declarations, dollars, manifest, pricing
 from catalog.models import RATE_FIELDS, Alias, CatalogVersion, Model, Price, Provider, ProviderKey, Route
 from gateway_site.admin_base import DateTimeWidget, LinesField, ModelAdmin, ModelForm, Page, ReadOnlyInline, TabularInline, badge, link_to
 
@@ -67,7 +67,7 @@ class ProviderKeyForm(ModelForm):
 
     secret = forms.CharField(
         required=False,
-        max_length=4000,
+        max_length=8000,
         widget=forms.PasswordInput(attrs={"autocomplete": "off", "spellcheck": "false"}, render_value=False),
         help_text="Stored encrypted and never shown again. Left empty, the one that is there stays.",
     )
@@ -81,8 +81,8 @@ class ProviderKeyForm(ModelForm):
         secret = str(self.cleaned_data.get("secret") or "").strip()
         if not secret and not self.instance.sealed_secret:
             raise forms.ValidationError("A new key needs its secret.")
-        if secret and not (secret.isascii() and secret.isprintable() and " " not in secret):
-            raise forms.ValidationError("A secret has no blanks, line ends or letters beyond ASCII.")
+        if secret and (problem := declarations.problem_with_secret(secret)):
+            raise forms.ValidationError(f"The secret {problem}.")
         return secret
 
     def save(self, commit: bool = True) -> Any:  # noqa: FBT001, FBT002 - the signature is Django's

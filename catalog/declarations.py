@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
-from catalog import documents, money, pricing
+from catalog import documents, money, pricing, service_accounts
 from catalog.documents import UNSAID, Section, Unsaid
 from catalog.models import FORMATS, RATE_FIELDS, Model, Provider
 
@@ -182,7 +182,9 @@ def _problem_with_url(url: str) -> str:
 
 def _read_key(section: Section) -> KeyEntry:
     name = section.text("name", longest=100)
-    secret = section.text("secret", longest=4000, shape=SECRET, hint="must be printable ASCII without spaces")
+    secret = section.text("secret", longest=8000)
+    if isinstance(secret, str) and (problem := problem_with_secret(secret)):
+        section.report("secret", problem)
     variable = section.text("secret_env", longest=200)
     if ("secret" in section) == ("secret_env" in section):
         section.report("", "give either 'secret' or 'secret_env' (the name of an environment variable)")
@@ -195,6 +197,17 @@ def _read_key(section: Section) -> KeyEntry:
         variable if isinstance(variable, str) else None,
         columns,
     )
+
+
+def problem_with_secret(secret: str) -> str:
+    """Why a secret cannot be one; empty when it can. A service account's key file is read; anything else is one word."""
+    if service_accounts.looks_like_one(secret):
+        try:
+            service_accounts.read(secret)
+        except service_accounts.NotAServiceAccount as error:
+            return f"is no key file of a service account: {error}"
+        return ""
+    return "" if SECRET.fullmatch(secret) else "must be printable ASCII without spaces"
 
 
 def _read_model(section: Section, source: str | None) -> ModelEntry:

@@ -174,6 +174,7 @@ _GEMINI_METHODS = {
     Model.Kind.TEXT: ("generateContent", "streamGenerateContent", "countTokens"),
     Model.Kind.EMBEDDING: ("embedContent", "batchEmbedContents", "countTokens"),
     Model.Kind.IMAGE: ("predict",),
+    Model.Kind.VIDEO: ("predictLongRunning",),
 }
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from django.db import models, transaction
 
-from catalog import declarations, money, pricing, vault
+from catalog import declarations, money, pricing, service_accounts, vault
 from catalog.declarations import KeyEntry, Manifest, ModelEntry, PriceEntry, ProviderEntry, RouteEntry, read
 from catalog.documents import InvalidDocument, Problem, did_you_mean
 from catalog.models import RATE_FIELDS, Alias, CatalogVersion, Model, Price, Provider, ProviderKey, Route
@@ -26,6 +26,9 @@ __all__ = ["Change", "InvalidDocument", "Manifest", "apply", "as_text", "plan_ch
 
 SEEDS = Path(__file__).resolve().parent / "seeds"
 CAPABILITIES = ("tools", "vision", "audio_in", "audio_out", "files", "json_object", "json_schema", "reasoning")
+
+VERTEX_ENDING = "/publishers/google"
+VERTEX_EXAMPLE = "https://REGION-aiplatform.googleapis.com/v1/projects/PROJECT/locations/REGION/publishers/google"
 
 _COLUMN_NAMES = {"is_enabled": "enabled", "free_daily_requests": "free requests a day"}
 _LONG_COLUMNS = {"description"}  # only named in the diff, not shown
@@ -166,6 +169,8 @@ class _Plan:
             self._change(row, entry.said, f"provider {entry.slug}")
         if row.base_url.startswith("http:") and not row.allow_private:
             self._problem(f"{entry.path}.base_url", "plain http needs 'allow_private: true'")
+        if row.kind == Provider.Kind.VERTEX and not row.base_url.endswith(VERTEX_ENDING):
+            self._problem(f"{entry.path}.base_url", f"Vertex AI's must be like {VERTEX_EXAMPLE}")
         for key in entry.keys:
             self._draw_key(row, key)
 
@@ -176,9 +181,12 @@ class _Plan:
             secret = self._environ.get(entry.secret_env or "", "").strip()
             if not secret:
                 self.changes.append(Change("!", subject, f"{entry.secret_env} is not set in the environment: no key is stored from it"))
-            elif not declarations.SECRET.fullmatch(secret):
-                self._problem(f"{entry.path}.secret_env", f"what {entry.secret_env} holds is not printable ASCII without spaces")
+            elif problem := declarations.problem_with_secret(secret):
+                self._problem(f"{entry.path}.secret_env", f"what {entry.secret_env} holds cannot be a secret: it {problem}")
                 return
+        if secret and service_accounts.looks_like_one(secret) and provider.kind != Provider.Kind.VERTEX:
+            self._problem(entry.path, f"a service account signs in to a provider of kind 'vertex', and {provider.slug!r} is {provider.kind!r}")
+            return
         row = self._keys.get((provider.pk, entry.name)) if provider.pk is not None else None
         if row is None:
             if secret:

@@ -10,7 +10,7 @@ from django.core.validators import MinValueValidator, RegexValidator
 from django.db import models
 from django.utils import timezone
 
-from catalog import pricing, vault
+from catalog import pricing, service_accounts, vault
 
 MODEL_SLUG = RegexValidator(r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,149}$", "Use letters, digits and . _ : / @ + - only.")
 API_VERSION = RegexValidator(r"^[A-Za-z0-9][A-Za-z0-9.-]*\Z", "Use a version such as 2024-10-21 or 2025-04-01-preview.")
@@ -24,6 +24,7 @@ class Provider(models.Model):
         OPENAI = "openai", "OpenAI"
         ANTHROPIC = "anthropic", "Anthropic"
         GOOGLE = "google", "Google Gemini"
+        VERTEX = "vertex", "Google Vertex AI"
         AZURE = "azure", "Azure OpenAI"
         DEEPSEEK = "deepseek", "DeepSeek"
         OPENROUTER = "openrouter", "OpenRouter"
@@ -79,7 +80,9 @@ class ProviderKey(models.Model):
     def set_secret(self, secret: str) -> None:
         """Seal `secret` into this row (not saved yet)."""
         self.sealed_secret = vault.seal(secret, place=self.place)
-        self.last_four = secret[-4:] if len(secret) >= 12 else ""
+        account = service_accounts.find(secret)
+        ending = secret if account is None else account.key_id
+        self.last_four = ending[-4:] if len(ending) >= 12 else ""
 
     def secret(self) -> str:
         """Open the secret. Raises: vault.CannotOpen."""
@@ -93,6 +96,7 @@ class Model(models.Model):
         TEXT = "text"
         EMBEDDING = "embedding"
         IMAGE = "image"
+        VIDEO = "video"
 
     slug = models.CharField(max_length=150, unique=True, validators=[MODEL_SLUG])
     kind = models.CharField(max_length=10, choices=Kind.choices, default=Kind.TEXT)

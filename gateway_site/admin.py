@@ -92,10 +92,16 @@ SIDEBAR: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
         "Money",
         (
             ("Wallets", "account_balance_wallet", "billing.wallet"),
+            ("Top-ups", "payments", "billing.topup"),
+            ("Refunds and disputes", "undo", "billing.reversal"),
             ("Ledger", "receipt_long", "billing.transfer"),
             ("Grants", "redeem", "billing.creditgrant"),
+            ("Adjustments", "approval", "billing.adjustment"),
+            ("Codes", "confirmation_number", "billing.redemptioncode"),
+            ("Redemptions", "local_activity", "billing.redemption"),
             ("Holds", "lock_clock", "billing.hold"),
             ("Spend windows", "date_range", "billing.spendwindow"),
+            ("Margins and invoices", "monitoring", "billing.providerinvoice"),
         ),
     ),
     (
@@ -104,6 +110,8 @@ SIDEBAR: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("Requests", "query_stats", "billing.usagerecord"),
             ("Serving processes", "memory", "billing.holdowner"),
             ("Tasks", "schedule", "billing.taskrun"),
+            ("Stripe's events", "inbox", "billing.stripeevent"),
+            ("Stripe's customers", "contact_page", "billing.stripecustomer"),
         ),
     ),
     (
@@ -116,6 +124,16 @@ SIDEBAR: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("Providers", "cloud", "catalog.provider"),
             ("Provider keys", "passkey", "catalog.providerkey"),
             ("Default model", "star", "catalog.catalogversion"),
+        ),
+    ),
+    (
+        "Notices",
+        (
+            ("Outbox", "outbox", "accounts.outboxmessage"),
+            ("Alerts", "notifications", "billing.alert"),
+            ("Alert settings", "tune", "billing.alertsettings"),
+            ("Webhook endpoints", "webhook", "billing.webhookendpoint"),
+            ("Audit events", "history_edu", "accounts.auditevent"),
         ),
     ),
     ("Staff", (("Groups", "shield_person", "auth.group"), ("Log", "history", "admin.logentry"))),

@@ -11,7 +11,7 @@ from proxy import error_shapes, errors
 
 log = structlog.get_logger(__name__)
 
-API_PATHS = ("/v1/", "/v1beta/", "/api/")
+API_PATHS = ("/v1/", "/v1beta/", "/v1beta1/", "/api/")
 
 
 def request_id_of(request: HttpRequest) -> str:

@@ -28,6 +28,17 @@ app.conf.update(
     worker_hijack_root_logger=False,
     beat_schedule={
         "sweep-holds": _every("billing.tasks.sweep_holds", 5.0),
+        "deliver-outbox": _every("billing.tasks.deliver_outbox", 5.0),
+        "call-webhooks": _every("billing.tasks.call_webhooks", 5.0),
+        "raise-alerts": _every("billing.tasks.raise_alerts", 60.0),
+        "look-ahead": _every("billing.tasks.look_ahead", 3600.0),
+        "drain-stripe": _every("billing.tasks.drain_stripe", 3.0),
+        "backfill-stripe": _every("billing.tasks.backfill_stripe", 600.0),
+        "compare-with-stripe": {
+            "task": "billing.tasks.compare_with_stripe",
+            "schedule": crontab(hour="2", minute="41"),
+            "options": {"expires": 3600},
+        },
         "expire-grants": _every("billing.tasks.expire_grants", 60.0),
         "reconcile": _every("billing.tasks.reconcile", 300.0),
         "drop-dead-owners": _every("billing.tasks.drop_dead_owners", 3600.0),

@@ -22,9 +22,10 @@ from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.http.request import validate_host
 
-from accounts.models import User
+from accounts.models import OutboxMessage, User
 from billing import reconciliation, task_runs
-from billing.models import HoldOwner, Plan, TaskRun
+from billing.models import HoldOwner, Plan, StripeEvent, TaskRun, TopUp
+from billing.payments import stripe_client
 from billing.settlement import Spool
 from catalog import pricing, vault
 from catalog.models import Model, Provider, ProviderKey, Route
@@ -40,7 +41,9 @@ FUNCTIONS = ("billing_place", "billing_grow", "billing_settle", "billing_sweep")
 PARTITIONS_AHEAD = 2  # months after this one
 CONNECT_SECONDS = 5
 SKEW_SECONDS = 2.0
+MAIL_LATE_AFTER = timedelta(hours=1)
 AUDIT_LATE_AFTER = timedelta(minutes=20)  # it runs every five
+WEBHOOK_LATE_AFTER = timedelta(hours=1)  # Stripe tells of a new checkout within seconds
 SECRET_KEY_CHARACTERS = 50
 SECRET_BYTES = 32
 LEAST_DIFFERENT_BYTES = 10  # 16 random bytes have 15 or 16 different ones
@@ -85,6 +88,8 @@ def diagnose(*, now: datetime, fast: bool) -> list[Finding]:
         )
     else:
         found += _run((*DATABASE, lambda: check_partitions(now=now), lambda: check_catalog(now=now), lambda: check_tasks(now=now)))
+        found += _run((lambda: check_payments(now=now),))
+        found += _run((lambda: check_outbox(now=now),))
         found += _run((check_last_audit if fast else lambda: check_audit(now=now),))
     return sorted(found, key=lambda finding: list(Severity).index(finding.severity))
 
@@ -171,6 +176,63 @@ def _value(entry: str) -> bytes:
         return bytes.fromhex(entry.partition(":")[2])
     except ValueError:
         return b""
+
+
+def check_stripe() -> Iterator[Finding]:
+    """Whether people can pay, with which money, and whether the news of it would be believed."""
+    if not settings.STRIPE_SECRET_KEY:
+        yield note("stripe", "STRIPE_SECRET_KEY is not set: nobody can top up.", "Set it, or grant credit in the admin.")
+        return
+    if settings.STRIPE_SIMULATED:
+        say = note if settings.DEBUG else warning
+        yield say(
+            "stripe",
+            f"Payments are played ({settings.STRIPE_API_BASE}): credit is given for no money.",
+            "Before anybody else comes here, remove STRIPE_SIMULATED and STRIPE_API_BASE and set Stripe's own keys.",
+        )
+    elif not stripe_client.is_live():
+        yield note("stripe", "Stripe is in test mode: its test cards buy real credit.", "Set a live STRIPE_SECRET_KEY before you sell.")
+    if not settings.STRIPE_WEBHOOK_SECRETS:
+        yield error(
+            "stripe",
+            "STRIPE_WEBHOOK_SECRETS is not set: payments are credited up to ten minutes late, by the backfill alone.",
+            f"At Stripe, add the endpoint {settings.PUBLIC_URL}/webhooks/stripe (API version {stripe_client.API_VERSION}) and set its secret.",
+        )
+    if weak := [secret for secret in settings.STRIPE_WEBHOOK_SECRETS if len(secret) < LEAST_DIFFERENT_BYTES]:
+        yield error(
+            "stripe",
+            f"{len(weak)} of STRIPE_WEBHOOK_SECRETS is no signing secret.",
+            "They begin with whsec_ and are long.",
+        )
+
+
+def check_payments(*, now: datetime) -> Iterator[Finding]:
+    """The inbox of Stripe's events is worked off, nothing waits for a decision, and webhooks arrive."""
+    waiting = StripeEvent.objects.filter(state="quarantined").count()
+    if waiting:
+        yield warning(
+            "stripe", f"{_count(waiting, 'event')} of Stripe wait for a decision.", "In the admin: Stripe's events, state quarantined."
+        )
+    held = TopUp.objects.filter(state="quarantined").count()
+    if held:
+        yield error("stripe", f"{_count(held, 'payment')} were made that are not what was asked for.", "Decide in the admin: Top-ups.")
+    failing = StripeEvent.objects.filter(state="failed", attempts__gte=5).order_by("received_at").first()
+    if failing is not None:
+        yield warning(
+            "stripe", f"Event {failing.pk} failed {failing.attempts} times: {_first_line(Exception(failing.last_error))}.", "See the admin."
+        )
+    if not settings.STRIPE_SECRET_KEY:
+        return
+    paid = TopUp.objects.filter(session_id__isnull=False, created_at__lt=now - WEBHOOK_LATE_AFTER, state="paid")
+    asked = paid.order_by("-created_at").first()
+    last = StripeEvent.objects.filter(source="webhook").order_by("-received_at").first()
+    if asked is not None and asked.paid_at is not None and (last is None or last.received_at < asked.paid_at - timedelta(minutes=5)):
+        when = "has ever come" if last is None else f"has come since {last.received_at:%Y-%m-%d %H:%M} UTC, and people have paid since"
+        yield error(
+            "stripe",
+            f"No webhook of Stripe {when}.",
+            f"At Stripe, see whether {settings.PUBLIC_URL}/webhooks/stripe can be reached, and which events it is sent.",
+        )
 
 
 def check_exposure() -> Iterator[Finding]:
@@ -508,6 +570,33 @@ def check_people_and_plans() -> Iterator[Finding]:
         yield note("plans", "No plan is the default: new accounts start without limits.", "Mark one as default in the admin.")
 
 
+def check_mail() -> Iterator[Finding]:
+    """Mail leaves this installation."""
+    if not settings.EMAIL_URL:
+        yield warning("mail", "No mail is sent: EMAIL_URL is not set.", "Set EMAIL_URL (smtp+tls://user:password@host:587).")
+    elif settings.EMAIL_HOST and settings.DEFAULT_FROM_EMAIL.endswith("@localhost>"):
+        yield warning("mail", "Mails come from an address at localhost: they will be refused.", "Set DEFAULT_FROM_EMAIL.")
+    if not settings.STAFF_ALERT_EMAILS:
+        yield note("mail", "Nobody is told of disputes and quarantined payments but the log.", "Set STAFF_ALERT_EMAILS.")
+
+
+def check_outbox(*, now: datetime) -> Iterator[Finding]:
+    """What has to leave the house does."""
+    waiting = OutboxMessage.objects.filter(state=OutboxMessage.State.WAITING)
+    if stuck := waiting.filter(kind=OutboxMessage.Kind.MAIL, created_at__lt=now - MAIL_LATE_AFTER).count():
+        last = waiting.exclude(last_error="").order_by("-id").values_list("last_error", flat=True).first() or "no error is noted"
+        yield warning(
+            "mail", f"{_count(stuck, 'mail')} not sent for an hour: {last}", "See that EMAIL_URL's server answers; then they go out."
+        )
+    failed = OutboxMessage.objects.filter(
+        kind=OutboxMessage.Kind.MAIL, state=OutboxMessage.State.FAILED, created_at__gte=now - timedelta(days=7)
+    ).count()
+    if failed:
+        yield note(
+            "mail", f"{_count(failed, 'mail')} given up in the last seven days.", "See the outbox in the admin; it sends them again."
+        )
+
+
 def check_tasks(*, now: datetime) -> Iterator[Finding]:
     """Celery's tasks run, and end well."""
     alive = HoldOwner.objects.filter(lease_until__gt=now).order_by("started_at").first()
@@ -590,7 +679,14 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-CONFIGURATION: tuple[Callable[[], Iterable[Finding]], ...] = (check_secrets, check_exposure, check_embedded, check_files)
+CONFIGURATION: tuple[Callable[[], Iterable[Finding]], ...] = (
+    check_secrets,
+    check_stripe,
+    check_exposure,
+    check_embedded,
+    check_files,
+    check_mail,
+)
 DATABASE: tuple[Callable[[], Iterable[Finding]], ...] = (
     check_migrations,
     check_functions,

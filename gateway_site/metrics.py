@@ -78,8 +78,10 @@ CHARGED = Tally(
     "tollgate_charged_nano_usd_total", "What wallets were charged, in nano-USD. The ledger is exact; this is for graphs.", ("model",)
 )
 ATTEMPTS = Tally("tollgate_upstream_attempts_total", "Calls to providers and how they ended.", ("provider", "result"))
+USAGE_FLAGS = Tally("tollgate_usage_flags_total", "What was doubtful about the usage that providers reported.", ("provider", "flag"))
+BROKEN_GRAMMAR = Tally("tollgate_broken_grammar_total", "Bridged streams that broke their format (see CHECK_STREAMS).", ("format",))
 SETTLEMENTS = Tally("tollgate_settlements_total", "What became of the records of finished requests.", ("outcome",))
-TALLIES: tuple[Tally | SpreadTally, ...] = (REQUESTS, SECONDS, FIRST_TOKEN_SECONDS, TOKENS, CHARGED, ATTEMPTS, SETTLEMENTS)
+TALLIES: tuple[Tally | SpreadTally, ...] = (REQUESTS, SECONDS, FIRST_TOKEN_SECONDS, TOKENS, CHARGED, ATTEMPTS, USAGE_FLAGS, BROKEN_GRAMMAR, SETTLEMENTS)
 
 
 def pass_on() -> None:
@@ -87,6 +89,10 @@ def pass_on() -> None:
     for tally in TALLIES:
         tally.pass_on()
 
+
+# -- Counted as it happens, by whoever does it -----------------------------------------------------------------------------------------
+
+STAFF_ALERTS = Counter("tollgate_staff_alerts_total", "What the staff was told of, mailed or only logged.", ["event"])
 
 # -- The state of each process, together; those that have ended do not count ---------------------------------------------------------
 

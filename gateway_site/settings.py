@@ -60,6 +60,13 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
+    "django.contrib.humanize",
+    "allauth",
+    "allauth.account",
+    "allauth.mfa",
+    "allauth.socialaccount",
+    "allauth.usersessions",
+    "django_htmx",
     "gateway_site",
     "accounts",
     "catalog",
@@ -77,6 +84,9 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+    "gateway_site.admin_door.AdminMfaMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "gateway_site.api_errors.ApiErrorMiddleware",
 ]
@@ -93,6 +103,7 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
+                "gateway_site.navigation.shell",
             ]
         },
     }
@@ -132,7 +143,63 @@ SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS_ONLY
 SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 SESSION_COOKIE_AGE = 8 * 3600
+if HTTPS_ONLY:  # bound to this host and to HTTPS by the browser itself: no other host of the domain can set them
+    SESSION_COOKIE_NAME = "__Host-session"
+    CSRF_COOKIE_NAME = "__Host-csrf"
 X_FRAME_OPTIONS = "DENY"
+CSRF_FAILURE_VIEW = "gateway_site.views.csrf_failure"
+
+# -- People and how they sign in -----------------------------------------------------------------------------------------------------
+
+SIGN_UP = env.str("SIGN_UP", default="open")
+if SIGN_UP not in ("open", "invite", "closed"):
+    raise environ.ImproperlyConfigured("SIGN_UP is open, invite or closed.")
+ADMIN_MFA = env.bool("ADMIN_MFA", default=not DEBUG)
+AUTHENTICATION_BACKENDS = ["allauth.account.auth_backends.AuthenticationBackend"]
+LOGIN_URL = "account_login"
+LOGIN_REDIRECT_URL = "landing"
+PASSWORD_RESET_TIMEOUT = 3600
+# Limits on sign-in, sign-up and mails are counted here; Valkey being away costs their exactness, not the sign-in.
+CACHES = {"default": {"BACKEND": "gateway_site.cache.ForgivingCache", "LOCATION": REDIS_URL, "KEY_PREFIX": "tollgate-site"}}
+ACCOUNT_ADAPTER = "gateway_site.sign_up.AccountAdapter"
+ACCOUNT_LOGIN_METHODS = {"email"}
+ACCOUNT_USER_MODEL_USERNAME_FIELD = None
+ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*"]
+ACCOUNT_SIGNUP_FORM_CLASS = "accounts.forms.NameForm"
+ACCOUNT_EMAIL_VERIFICATION = "mandatory"
+ACCOUNT_EMAIL_VERIFICATION_BY_CODE_ENABLED = True
+ACCOUNT_EMAIL_VERIFICATION_SUPPORTS_RESEND = True
+ACCOUNT_EMAIL_VERIFICATION_BY_CODE_TIMEOUT = 15 * 60
+ACCOUNT_CHANGE_EMAIL = True  # one address a person, exchanged once the new one is verified
+ACCOUNT_EMAIL_NOTIFICATIONS = True
+ACCOUNT_PREVENT_ENUMERATION = True
+ACCOUNT_LOGIN_ON_PASSWORD_RESET = False
+ACCOUNT_LOGOUT_ON_PASSWORD_CHANGE = False  # the other sessions end; the one at hand goes on
+ACCOUNT_REAUTHENTICATION_REQUIRED = True
+ACCOUNT_REAUTHENTICATION_TIMEOUT = 15 * 60
+ACCOUNT_SESSION_REMEMBER = False
+ACCOUNT_EMAIL_SUBJECT_PREFIX = ""
+ACCOUNT_DEFAULT_HTTP_PROTOCOL = "https" if HTTPS_ONLY else "http"
+MFA_ADAPTER = "gateway_site.second_factors.MfaAdapter"
+MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
+MFA_PASSKEY_LOGIN_ENABLED = True
+MFA_TOTP_ISSUER = "Tollgate"
+MFA_TOTP_TOLERANCE = 1  # a code of half a minute ago is still good (RFC 6238, 5.2)
+MFA_WEBAUTHN_ALLOW_INSECURE_ORIGIN = DEBUG
+SOCIALACCOUNT_ADAPTER = "gateway_site.sign_up.SocialAdapter"
+SOCIALACCOUNT_LOGIN_ON_GET = False
+SOCIALACCOUNT_PROVIDERS: dict[str, dict[str, object]] = {}
+GOOGLE_CLIENT_ID = env.str("GOOGLE_CLIENT_ID", default="")
+GOOGLE_CLIENT_SECRET = env.str("GOOGLE_CLIENT_SECRET", default="")
+GITHUB_CLIENT_ID = env.str("GITHUB_CLIENT_ID", default="")
+GITHUB_CLIENT_SECRET = env.str("GITHUB_CLIENT_SECRET", default="")
+for _provider, _id, _secret, _scope in (
+    ("google", GOOGLE_CLIENT_ID, GOOGLE_CLIENT_SECRET, ["profile", "email"]),
+    ("github", GITHUB_CLIENT_ID, GITHUB_CLIENT_SECRET, ["user:email"]),
+):
+    if _id and _secret:
+        INSTALLED_APPS.append(f"allauth.socialaccount.providers.{_provider}")
+        SOCIALACCOUNT_PROVIDERS[_provider] = {"APPS": [{"client_id": _id, "secret": _secret}], "SCOPE": _scope, "OAUTH_PKCE_ENABLED": True}
 
 # -- The data plane ------------------------------------------------------------------------------------------------------------------
 
@@ -143,6 +210,7 @@ WHOLE_ANSWER_TIMEOUT_SECONDS = env.float("WHOLE_ANSWER_TIMEOUT_SECONDS", default
 IDLE_TIMEOUT_SECONDS = env.float("IDLE_TIMEOUT_SECONDS", default=60.0)
 TOTAL_TIMEOUT_SECONDS = env.float("TOTAL_TIMEOUT_SECONDS", default=600.0)
 KEEPALIVE_SECONDS = env.float("KEEPALIVE_SECONDS", default=15.0)
+CHECK_STREAMS = env.str("CHECK_STREAMS", default="log" if DEBUG else "off")
 SLOW_READER_SECONDS = env.float("SLOW_READER_SECONDS", default=60.0)
 DRAIN_SECONDS = env.float("DRAIN_SECONDS", default=20.0)
 UPSTREAM_CONNECTIONS = env.int("UPSTREAM_CONNECTIONS", default=2000)
@@ -152,7 +220,52 @@ SPOOL_DIR = env.str("SPOOL_DIR", default=str(state.folder() / "spool"))
 RESPONSES_RETENTION_DAYS = env.int("RESPONSES_RETENTION_DAYS", default=30)
 DEFAULT_RPM = env.int("DEFAULT_RPM", default=600)
 DEFAULT_MARKUP_PPM = env.int("DEFAULT_MARKUP_PPM", default=0)
+FREE_SHARE_PER_ACCOUNT = env.float("FREE_SHARE_PER_ACCOUNT", default=0.1)
+WELCOME_CREDIT_USD = env.str("WELCOME_CREDIT_USD", default="0")
+WELCOME_CREDIT_DAYS = env.int("WELCOME_CREDIT_DAYS", default=0)
+ADJUSTMENT_LIMIT_USD = env.str("ADJUSTMENT_LIMIT_USD", default="100")
 WEB_CONCURRENCY = env.int("WEB_CONCURRENCY", default=2)
+
+# -- Payments ------------------------------------------------------------------------------------------------------------------------
+
+STRIPE = "https://api.stripe.com"
+STRIPE_SECRET_KEY = env.str("STRIPE_SECRET_KEY", default="")
+STRIPE_WEBHOOK_SECRETS = [secret.strip() for secret in env.list("STRIPE_WEBHOOK_SECRETS", default=[]) if secret.strip()]
+STRIPE_API_BASE = env.str("STRIPE_API_BASE", default="https://api.stripe.com").rstrip("/")
+STRIPE_SIMULATED = env.str("STRIPE_SIMULATED", default="")
+if STRIPE_SIMULATED not in ("", "yes", "yes-without-money"):
+    raise environ.ImproperlyConfigured("STRIPE_SIMULATED is empty, yes, or yes-without-money.")
+if STRIPE_SIMULATED == "yes" and not DEBUG:
+    raise environ.ImproperlyConfigured(
+        "STRIPE_SIMULATED=yes gives credit for no money and needs DEBUG. If that is meant here, say STRIPE_SIMULATED=yes-without-money."
+    )
+if STRIPE_API_BASE != STRIPE and not STRIPE_SIMULATED:
+    raise environ.ImproperlyConfigured("STRIPE_API_BASE may differ from Stripe's own address only with STRIPE_SIMULATED.")
+if STRIPE_SIMULATED and "_live_" in STRIPE_SECRET_KEY:
+    raise environ.ImproperlyConfigured("STRIPE_SECRET_KEY is a live key, and STRIPE_SIMULATED is set: a live key goes to Stripe alone.")
+STRIPE_TAX = env.bool("STRIPE_TAX", default=False)
+STRIPE_PROMOTION_CODES = env.bool("STRIPE_PROMOTION_CODES", default=False)
+TOP_UP_MINIMUM_USD = env.int("TOP_UP_MINIMUM_USD", default=5)
+TOP_UP_MAXIMUM_USD = env.int("TOP_UP_MAXIMUM_USD", default=10000)
+TOP_UP_PRESETS_USD = [int(amount) for amount in env.list("TOP_UP_PRESETS_USD", default=["10", "25", "50", "100", "250"])]
+FREEZE_ON_DISPUTE = env.bool("FREEZE_ON_DISPUTE", default=False)
+
+# -- Mail and webhooks ---------------------------------------------------------------------------------------------------------------
+
+EMAIL_URL = env.str("EMAIL_URL", default="consolemail://" if DEBUG else "")  # empty: no mail is sent
+_MAIL = env.email_url_config(EMAIL_URL or "dummymail://")
+EMAIL_BACKEND = _MAIL["EMAIL_BACKEND"]
+EMAIL_HOST = _MAIL["EMAIL_HOST"] or ""
+EMAIL_PORT = _MAIL["EMAIL_PORT"] or 25
+EMAIL_HOST_USER = _MAIL["EMAIL_HOST_USER"] or ""
+EMAIL_HOST_PASSWORD = _MAIL["EMAIL_HOST_PASSWORD"] or ""
+EMAIL_USE_TLS = _MAIL.get("EMAIL_USE_TLS", False)
+EMAIL_USE_SSL = _MAIL.get("EMAIL_USE_SSL", False)
+EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default="Tollgate <noreply@localhost>")
+SUPPORT_EMAIL = env.str("SUPPORT_EMAIL", default="")
+STAFF_ALERT_EMAILS = env.list("STAFF_ALERT_EMAILS", default=[])
+WEBHOOK_ALLOW_PRIVATE = env.bool("WEBHOOK_ALLOW_PRIVATE", default=False)
 
 # -- Celery --------------------------------------------------------------------------------------------------------------------------
 

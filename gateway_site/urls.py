@@ -7,7 +7,7 @@ from django.contrib import admin
 from django.urls import include, path
 from django.views.generic import RedirectView
 
-from gateway_site import probes, views
+from gateway_site import admin_door, joining, overview, probes, views  # noqa: F401 - the door closes the admin by being imported
 
 urlpatterns = [
     path("", views.landing, name="landing"),
@@ -17,8 +17,20 @@ urlpatterns = [
     path("metrics", probes.metrics, name="metrics"),
     path(settings.ADMIN_PATH, RedirectView.as_view(pattern_name="admin:index"), name="admin"),
     path(f"{settings.ADMIN_PATH}/", admin.site.urls),
+    path("user/", include("allauth.urls")),
+    path("invitations/<str:secret>", joining.invitation, name="invitation"),
+    path("accounts/new", joining.new_account, name="new_account"),
+    path("a/<slug:slug>/", overview.overview, name="overview"),
+    path("a/<slug:slug>", RedirectView.as_view(pattern_name="overview")),
+    path("a/<slug:slug>/close", joining.close_account, name="close_account"),
+    path("", include("accounts.urls")),
     path("", include("billing.urls")),  # before the data plane's: a model's name may have a colon in it, as Gemini's methods do
     path("", include("proxy.urls")),
     path("", include("proxy.control_urls")),
     path("", include("keys.urls")),
 ]
+
+handler400 = "gateway_site.views.bad_request"
+handler403 = "gateway_site.views.permission_denied"
+handler404 = "gateway_site.views.not_found"
+handler500 = "gateway_site.views.server_error"

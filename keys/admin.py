@@ -29,8 +29,6 @@ from keys import issuing
 from keys.models import ApiKey
 
 OVERLAPS = [("0", "at once"), ("3600", "after an hour"), ("86400", "after a day"), ("604800", "after a week")]
-FORMS_REMEMBERED = 20
-SENT_FORMS = "issued_forms"
 
 
 def _checked(check: Callable[[Iterable[str]], list[str]]) -> Callable[[list[str]], list[str]]:
@@ -212,19 +210,16 @@ class ApiKeyAdmin(ModelAdmin):
         form = IssueForm(request.POST or None, initial={"form_id": uuid.uuid4(), "account": request.GET.get("account")})
         if request.method == "POST" and form.is_valid():
             said = dict(form.cleaned_data)
-            form_id = str(said.pop("form_id"))
-            sent = list(request.session.get(SENT_FORMS, []))
-            if form_id in sent:
+            try:
+                key, secret = issuing.issue(form_token=said.pop("form_id"), **said, now=timezone.now(), created_by=_person(request))
+            except issuing.AlreadyIssued as error:
                 messages.warning(
                     request, "This form was sent before and its key issued then. The secret cannot be shown again: reroll the key."
                 )
-                return HttpResponseRedirect(self.list_url())
-            try:
-                key, secret = issuing.issue(**said, now=timezone.now(), created_by=_person(request))
+                return HttpResponseRedirect(change_url(error.key))
             except issuing.InvalidSetting as error:
                 form.add_error(error.field if error.field in form.fields else None, error.message)
             else:
-                request.session[SENT_FORMS] = [*sent, form_id][-FORMS_REMEMBERED:]
                 self.log_addition(request, key, [{"added": {}}])
                 return self._show_once(request, key, secret, "Issued.")
         return self.render_page(

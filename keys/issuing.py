@@ -1,13 +1,15 @@
-"""Issues, rerolls, revokes, disables and enables keys. A key's secret leaves `issue` or `reroll` once and is kept nowhere.
+"""Issues, changes, rerolls, revokes, disables and enables keys. A key's secret leaves `issue` or `reroll` once and is kept nowhere.
 
 Every rule is one transaction, and tells the other processes once it is committed (`gateway_site.changes`).
 """
 
 import ipaddress
 import re
+import uuid
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from functools import partial
+from typing import TypedDict, Unpack
 
 from django.conf import settings
 from django.db import transaction
@@ -67,12 +69,36 @@ class BadOverlap(InvalidSetting):
     """The overlap of a reroll is negative."""
 
 
+class AlreadyIssued(Exception):
+    """This form was sent before and issued `key`. Its secret was shown then and can never be shown again: reroll the key if it was missed."""
+
+    def __init__(self, key: ApiKey) -> None:
+        super().__init__(f"{key} was issued by this form before")
+        self.key = key
+
+
 class KeyEnded(Exception):
-    """The key is revoked, expired, or replaced by another already: it cannot be rerolled or enabled."""
+    """The key is revoked, expired, or replaced by another already: it cannot be changed, rerolled or enabled."""
 
 
 class KeyNotFound(LookupError):
     """No key, or more than one, is meant by this text."""
+
+
+class Settings(TypedDict, total=False):
+    """What can be changed of a key; what is not named stays as it is."""
+
+    name: str
+    allowed_models: Iterable[str]
+    allowed_endpoints: Iterable[str]
+    allowed_ips: Iterable[str]
+    rpm: int | None
+    tpm: int | None
+    concurrency: int | None
+    budget_nano: int | None
+    budget_window: str
+    expires_at: datetime | None
+    is_disabled: bool
 
 
 @transaction.atomic
@@ -92,13 +118,21 @@ def issue(
     budget_nano: int | None = None,
     budget_window: str = "month",
     expires_at: datetime | None = None,
+    form_token: uuid.UUID | None = None,
 ) -> tuple[ApiKey, str]:
     """Issue a key of `account`; return its row and its secret, which nothing can show again.
 
-    Empty lists and None limit nothing. `budget_nano` is nano-USD per `budget_window` ("day", "week", "month", "total").
+    Empty lists and None limit nothing. `budget_nano` is nano-USD per `budget_window` ("day", "week", "month", "total"). Of all
+    calls with the same `form_token` (two clicks, a request that is repeated) one issues a key.
 
-    Raises: InvalidSetting (one of BadName, BadChoice, BadModelPattern, BadEndpoint, BadNetwork, BadLimit, ExpiryInThePast).
+    Raises: AlreadyIssued, InvalidSetting (one of BadName, BadChoice, BadModelPattern, BadEndpoint, BadNetwork, BadLimit, ExpiryInThePast).
     """
+    if form_token is not None:
+        # Of two at once the second waits here for the end of the first.
+        Account.objects.select_for_update(no_key=True).get(pk=account.pk)
+        known = ApiKey.objects.filter(form_token=form_token, account=account).first()
+        if known is not None:
+            raise AlreadyIssued(known)
     key = ApiKey(
         account=account,
         name=_checked_name(name),
@@ -111,13 +145,31 @@ def issue(
         concurrency=_checked_limit("concurrency", concurrency, lowest=1, highest=LARGEST_LIMIT),
         budget_nano=_checked_limit("budget_nano", budget_nano, lowest=0, highest=LARGEST_BUDGET),
         budget_window=_checked_choice("budget_window", budget_window, ApiKey.Window.values),
-        expires_at=expires_at,
+        expires_at=_checked_expiry(expires_at, now),
+        form_token=form_token,
         created_by=created_by,
         created_at=now,
     )
-    if expires_at is not None and expires_at <= now:
-        raise ExpiryInThePast("expires_at", "is not in the future")
     return key, _seal_and_save(key)
+
+
+@transaction.atomic
+def change(*, key: ApiKey, now: datetime, **settings: Unpack[Settings]) -> ApiKey:
+    """Change what `key` may do; only what is named changes. An expiry that stays is not looked at, even if it has passed.
+
+    A budget counts what was spent in its window before it was set. Requests under way go on with what they were let in with.
+
+    Raises: KeyEnded when the key is revoked; InvalidSetting as `issue`.
+    """
+    found = ApiKey.objects.select_for_update(no_key=True).get(pk=key.pk)
+    if found.revoked_at is not None:
+        raise KeyEnded(f"{found} is revoked")
+    for field, value in _checked(settings, now=now).items():
+        setattr(found, field, value)
+    if settings:
+        found.save(update_fields=list(settings))
+        _announce(found)
+    return found
 
 
 @transaction.atomic
@@ -235,6 +287,36 @@ def _switch(key: ApiKey, *, is_disabled: bool) -> ApiKey:
 
 def _announce(key: ApiKey) -> None:
     transaction.on_commit(partial(changes.publish, f"key:{key.pk}"))
+
+
+def _checked(given: Settings, *, now: datetime) -> dict[str, object]:
+    checked: dict[str, object] = {}
+    if "name" in given:
+        checked["name"] = _checked_name(given["name"])
+    if "allowed_models" in given:
+        checked["allowed_models"] = _checked_models(given["allowed_models"])
+    if "allowed_endpoints" in given:
+        checked["allowed_endpoints"] = _checked_endpoints(given["allowed_endpoints"])
+    if "allowed_ips" in given:
+        checked["allowed_ips"] = _checked_networks(given["allowed_ips"])
+    for field in ("rpm", "tpm", "concurrency"):
+        if field in given:
+            checked[field] = _checked_limit(field, given[field], lowest=1, highest=LARGEST_LIMIT)
+    if "budget_nano" in given:
+        checked["budget_nano"] = _checked_limit("budget_nano", given["budget_nano"], lowest=0, highest=LARGEST_BUDGET)
+    if "budget_window" in given:
+        checked["budget_window"] = _checked_choice("budget_window", given["budget_window"], ApiKey.Window.values)
+    if "expires_at" in given:
+        checked["expires_at"] = _checked_expiry(given["expires_at"], now)
+    if "is_disabled" in given:
+        checked["is_disabled"] = given["is_disabled"]
+    return checked
+
+
+def _checked_expiry(value: datetime | None, now: datetime) -> datetime | None:
+    if value is not None and value <= now:
+        raise ExpiryInThePast("expires_at", "is not in the future")
+    return value
 
 
 def _checked_name(name: str) -> str:

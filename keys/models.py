@@ -44,6 +44,9 @@ class ApiKey(models.Model):
     is_disabled = models.BooleanField(default=False, help_text="Stops the key; it can be switched on again.")
     created_by = models.ForeignKey(User, null=True, blank=True, on_delete=models.SET_NULL, related_name="+", editable=False)
     replaces = models.ForeignKey("self", null=True, blank=True, on_delete=models.SET_NULL, related_name="replaced_by", editable=False)
+    form_token = models.UUIDField(
+        null=True, unique=True, editable=False, help_text="Of the form it was issued by: sending that again issues none."
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
 

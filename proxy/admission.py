@@ -2,7 +2,9 @@
 
 import asyncio
 import uuid
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ from gateway_site import metrics
 from keys import budgets
 from keys.authentication import KeyGrant, WrongKeyKind
 from proxy.errors import CostAboveMaximum, EndpointNotAllowed, ModelNotAllowed
-from proxy.rate_limits import Limit, Reading
+from proxy.rate_limits import DAY_SECONDS, Allowance, FreeLimitReached, Limit, RateLimited, Reading
 
 if TYPE_CHECKING:
     from proxy.engine import Engine
@@ -44,12 +46,30 @@ class Ask:
     max_cost: int | None
     started_at: datetime
     clock: float
+    show: Callable[[Reading], None] = lambda _: None  # is told what the limits leave, whether the request is let in or not
 
 
 class Ticket:
-    """An admitted request: its hold, its place in the rate limits, and the one way to end both."""
+    """An admitted request: its hold, its place in the rate limits, and the one way to end both.
 
-    __slots__ = ("_engine", "_over", "ask", "clamped", "grant", "held", "limits", "model", "output_limit", "price", "reading", "terms")
+    `free` is the allowance it asked of, if its model has free requests; whether it is one of them, the reading says.
+    """
+
+    __slots__ = (
+        "_engine",
+        "_over",
+        "ask",
+        "clamped",
+        "free",
+        "grant",
+        "held",
+        "limits",
+        "model",
+        "output_limit",
+        "price",
+        "reading",
+        "terms",
+    )
 
     def __init__(
         self,
@@ -61,6 +81,7 @@ class Ticket:
         price: pricing.Price,
         limits: list[Limit],
         reading: Reading,
+        free: Allowance | None = None,
     ) -> None:
         self._engine = engine
         self._over = False
@@ -71,27 +92,34 @@ class Ticket:
         self.price = price
         self.limits = limits
         self.reading = reading
+        self.free = free
         self.held = 0
         self.output_limit = 0  # the most tokens of one choice that may go upstream
         self.clamped = False  # whether that is less than the client asked for (or, asking for none, the model allows)
 
-    def grow(self, *, amount: int, usage: TokenUsage) -> "asyncio.Future[int]":
-        """Ask to hold `amount` nano-USD in all, and note what was delivered so far."""
+    @property
+    def costs_nothing(self) -> bool:
+        """Whether nothing is held or charged for it: a test key's request, or one of a model's free ones."""
+        return self.grant.is_test or self.reading.is_free
+
+    def grow(self, *, amount: int, usage: TokenUsage, tokens_out: int = 0) -> "asyncio.Future[int]":
+        """Ask to hold `amount` nano-USD in all and `tokens_out` of the plan's tokens, and note what was delivered so far."""
         return self._engine.desk.grow(
             holds.Growth(
                 self.ask.request_id,
                 self.grant.account_id,
                 amount,
-                0 if self.grant.is_test else pricing.cost(self.price, usage),
+                0 if self.costs_nothing else pricing.cost(self.price, usage),
                 usage.total_input_tokens,
                 usage.total_output_tokens,
+                tokens_out,
             )
         )
 
     def settle(self, happened: charging.Happened, about: "Outcome") -> "tuple[charging.Charge, asyncio.Future[Settled]]":
         """Book the request. Never blocks and never awaits, so it is safe while being cancelled; call it once."""
         self._end()
-        charge = charging.decide(happened, self.price, hold_amount=self.held)
+        charge = charging.decide(happened, self.price, hold_amount=self.held, is_free=self.reading.is_free)
         future = self._engine.settlement.submit(self._record(charge, happened, about))
         self._engine.limiter.finish(
             account=self.grant.account_id,
@@ -99,13 +127,22 @@ class Ticket:
             limits=self.limits,
             tokens=charge.usage.total_input_tokens + charge.usage.total_output_tokens,
         )
+        if charge.rule == "no_output" and happened.status != "aborted":  # whoever hangs up early has had the provider work all the same
+            self.give_back()
         _count(self.model.slug, charge, about)
         return charge, future
 
     def release(self) -> None:
-        """End a request that was let in by `admit_free`: there is nothing to book. Never awaits; call it once."""
+        """End a request of which there is nothing to book: one let in by `admit_free`, or one that was not sent. Never awaits; call it once."""
         self._end()
+        self.give_back()
         self._engine.limiter.finish(account=self.grant.account_id, request_id=str(self.ask.request_id), limits=self.limits, tokens=0)
+
+    def give_back(self) -> None:
+        """Be no free request (any more): nothing came of it, or it pays for another model now."""
+        if self.free is not None and self.reading.is_free:
+            self._engine.limiter.give_back(account=self.grant.account_id, free=self.free, reading=self.reading)
+            self.reading = replace(self.reading, free_day=0)
 
     def _end(self) -> None:
         if self._over:
@@ -175,6 +212,8 @@ def _count(model: str, charge: charging.Charge, about: Outcome) -> None:
     metrics.TOKENS.add(charge.usage.total_output_tokens, model, "output")
     for attempt in about.attempts or ():
         metrics.ATTEMPTS.add(1, attempt["provider"], attempt["result"])
+    for flag in charge.flags:
+        metrics.USAGE_FLAGS.add(1, about.provider, flag)
     if about.first_token_ms is not None:
         metrics.FIRST_TOKEN_SECONDS.add(about.first_token_ms / 1000, about.provider)
 
@@ -196,11 +235,18 @@ def describe_request(ask: Ask, model: ModelEntry, price: pricing.Price) -> dict[
 async def admit(engine: "Engine", ask: Ask, grant: KeyGrant, terms: PlanTerms, model: ModelEntry, price: pricing.Price) -> Ticket:
     """Take every gate.
 
-    Raises: WrongKeyKind, EndpointNotAllowed, ModelNotAllowed, CostAboveMaximum, RateLimited, and what `HoldDesk.place` raises.
+    A model's free requests come first. Where they are used up, a request of a model that has a price is paid by the wallet, if that covers it.
+
+    Raises: WrongKeyKind, EndpointNotAllowed, ModelNotAllowed, CostAboveMaximum, RateLimited, FreeLimitReached, and what `HoldDesk.place` raises.
     """
-    ticket = await admit_free(engine, ask, grant, terms, model, price)
+    ticket = await _admit(engine, ask, grant, terms, model, price, allowance_of(grant, model, price))
     try:
         await _place(engine, ticket)
+    except (holds.InsufficientBalance, CostAboveMaximum) as error:
+        ticket.release()
+        if ticket.free is None:
+            raise
+        raise _free_limit_reached(ticket, ticket.free) from error
     except BaseException:
         ticket.release()
         raise
@@ -212,65 +258,169 @@ async def admit_free(engine: "Engine", ask: Ask, grant: KeyGrant, terms: PlanTer
 
     Raises: WrongKeyKind, EndpointNotAllowed, ModelNotAllowed, RateLimited.
     """
+    return await _admit(engine, ask, grant, terms, model, price, None)
+
+
+def allowance_of(grant: KeyGrant, model: ModelEntry, price: pricing.Price) -> Allowance | None:
+    """The model's free requests as this key may use them; None where it has none. A test key uses none of them: it pays nothing anyway."""
+    cap = model.free_daily_requests
+    if cap is None or grant.is_test:
+        return None
+    share = min(cap, max(1, int(cap * settings.FREE_SHARE_PER_ACCOUNT)))
+    has_price = pricing.worst_case(price, input_tokens=1, output_tokens=1, images=1) > 0
+    return Allowance(model.id, model.slug, cap, share, or_pays=has_price)
+
+
+async def _admit(
+    engine: "Engine",
+    ask: Ask,
+    grant: KeyGrant,
+    terms: PlanTerms,
+    model: ModelEntry,
+    price: pricing.Price,
+    free: Allowance | None,
+) -> Ticket:
     check_scopes(ask.endpoint, grant, terms, model)
     limits = _limits(grant, terms)
-    reading = await engine.limiter.admit(
-        account=grant.account_id,
-        request_id=str(ask.request_id),
-        limits=limits,
-        now=ask.started_at.timestamp(),
-        max_seconds=int(settings.TOTAL_TIMEOUT_SECONDS + SLACK_SECONDS),
+    try:
+        reading = await engine.limiter.admit(
+            account=grant.account_id,
+            request_id=str(ask.request_id),
+            limits=limits,
+            now=ask.started_at.timestamp(),
+            max_seconds=int(settings.TOTAL_TIMEOUT_SECONDS + SLACK_SECONDS),
+            free=free,
+        )
+    except RateLimited as refusal:
+        ask.show(refusal.reading)
+        raise
+    ask.show(reading)
+    return Ticket(engine, ask, grant, terms, model, price, limits, reading, free)
+
+
+def _free_limit_reached(ticket: Ticket, free: Allowance) -> FreeLimitReached:
+    """The free requests are used up, and the wallet does not cover the price."""
+    now = ticket.ask.started_at.timestamp()
+    return FreeLimitReached(
+        model=free.slug,
+        limit=free.share,
+        retry_after_seconds=DAY_SECONDS - now % DAY_SECONDS,
+        reading=ticket.reading,
+        now=now,
+        may_pay=True,
     )
-    return Ticket(engine, ask, grant, terms, model, price, limits, reading)
 
 
 def check_scopes(endpoint: str, grant: KeyGrant, terms: PlanTerms, model: ModelEntry) -> None:
     """The gates that cost nothing. Raises: WrongKeyKind, EndpointNotAllowed, ModelNotAllowed."""
-    if grant.kind == "management":
-        raise WrongKeyKind(grant.kind)
-    if grant.endpoints and endpoint not in grant.endpoints:
-        raise EndpointNotAllowed
+    check_key(endpoint, grant)
     if not grant.models.allows(model.slug):
         raise ModelNotAllowed(model.slug, scope="key")
     if not terms.models.allows(model.slug):
         raise ModelNotAllowed(model.slug, scope="plan")
 
 
-async def _place(engine: "Engine", ticket: Ticket) -> None:
-    """Set aside what the request may cost, and derive from it how long the answer may get.
+def check_key(endpoint: str, grant: KeyGrant) -> None:
+    """Whether a key does inference, and at this endpoint. Raises: WrongKeyKind, EndpointNotAllowed."""
+    if grant.kind == "management":
+        raise WrongKeyKind(grant.kind)
+    if grant.endpoints and endpoint not in grant.endpoints:
+        raise EndpointNotAllowed
 
-    A stream's first hold covers the input and a first stretch of output, and grows as it is delivered; anything else holds its worst case.
+
+@asynccontextmanager
+async def limited(engine: "Engine", request_id: uuid.UUID, grant: KeyGrant, terms: PlanTerms, *, now: datetime) -> AsyncIterator[Reading]:
+    """Count a request that is for no model, and so has no ticket, in the rate limits while the block runs. Raises: RateLimited."""
+    limits = _limits(grant, terms)
+    ident = str(request_id)
+    reading = await engine.limiter.admit(
+        account=grant.account_id,
+        request_id=ident,
+        limits=limits,
+        now=now.timestamp(),
+        max_seconds=int(settings.TOTAL_TIMEOUT_SECONDS + SLACK_SECONDS),
+    )
+    try:
+        yield reading
+    finally:
+        engine.limiter.finish(account=grant.account_id, request_id=ident, limits=limits, tokens=0)
+
+
+async def switch(engine: "Engine", ticket: Ticket, model: ModelEntry, price: pricing.Price, *, input_bound: int) -> None:
+    """Turn to another model with the same request: its hold grows where the other model may cost more, and never shrinks.
+
+    Its free requests come first there too; a request that was a free one of the model before is given back.
+
+    Raises: EndpointNotAllowed, ModelNotAllowed, CostAboveMaximum, FreeLimitReached, billing.holds.InsufficientBalance, BillingUnavailable. The
+    ticket stays good.
     """
-    ask, grant, model, price = ticket.ask, ticket.grant, ticket.model, ticket.price
-    input_bound = ask.input_bound
+    check_scopes(ticket.ask.endpoint, ticket.grant, ticket.terms, model)
+    ask = replace(ticket.ask, input_bound=input_bound)
+    free, free_day = allowance_of(ticket.grant, model, price), 0
+    if free is not None:
+        account, now = ticket.grant.account_id, ask.started_at.timestamp()
+        reading = await engine.limiter.admit(account=account, request_id=str(ask.request_id), limits=[], now=now, max_seconds=0, free=free)
+        free_day = reading.free_day
+    need = _need(ask, model, price, costs_nothing=ticket.grant.is_test or free_day != 0)
+    held = ticket.held
+    if need.amount > held:
+        held = await engine.desk.grow(holds.Growth(ask.request_id, ticket.grant.account_id, need.amount, 0, 0, 0))
+        if held < need.least:
+            ticket.held = max(ticket.held, held)
+            raise holds.InsufficientBalance(available=max(held, 0), needed=need.least)
+    ticket.give_back()
+    ticket.ask, ticket.model, ticket.price, ticket.held = ask, model, price, held
+    ticket.free, ticket.reading = free, replace(ticket.reading, free_day=free_day)
+    _set_output_limit(ticket, need)
+
+
+@dataclass(slots=True)
+class _Need:
+    """What a request needs of a model: nano-USD to hold, the least it can begin with, and tokens of one choice."""
+
+    amount: int
+    least: int
+    asked_each: int
+    wanted_each: int
+
+
+def _need(ask: Ask, model: ModelEntry, price: pricing.Price, *, costs_nothing: bool) -> _Need:
+    """A stream's first hold covers the input and a first stretch of output, and grows as it is delivered; anything else holds its worst case.
+
+    Raises: CostAboveMaximum.
+    """
     ceiling = min(model.max_output, max(1, model.context - 1))
     asked_each = ceiling if ask.output_limit is None else ask.output_limit
     wanted_each = min(asked_each, ceiling)
+    if costs_nothing:
+        return _Need(0, 0, asked_each, wanted_each)
     least_each = wanted_each if ask.images else min(wanted_each, SMALLEST_ANSWER_TOKENS)  # there is no such thing as a shorter picture
     first_each = min(wanted_each, model.usual_output) if ask.stream else wanted_each
-    amount = least = 0
-    if not grant.is_test:
-        amount = pricing.worst_case(price, input_tokens=input_bound, output_tokens=first_each * ask.choices, images=ask.images)
-        least = pricing.worst_case(price, input_tokens=input_bound, output_tokens=least_each * ask.choices, images=ask.images)
-        if ask.max_cost is not None:
-            worst = pricing.worst_case(price, input_tokens=input_bound, output_tokens=wanted_each * ask.choices, images=ask.images)
-            if worst > ask.max_cost:
-                raise CostAboveMaximum(needed=max(worst, least), maximum=ask.max_cost)
-    budget = (
-        budgets.window_at(grant.budget_window, ask.started_at, timezone=grant.timezone)
-        if grant.budget_nano is not None and not grant.is_test
-        else None
-    )
+
+    def worst_case(output_each: int) -> int:
+        return pricing.worst_case(price, input_tokens=ask.input_bound, output_tokens=output_each * ask.choices, images=ask.images)
+
+    need = _Need(worst_case(first_each), worst_case(least_each), asked_each, wanted_each)
+    if ask.max_cost is not None and (worst := worst_case(wanted_each)) > ask.max_cost:
+        raise CostAboveMaximum(needed=max(worst, need.least), maximum=ask.max_cost)
+    return need
+
+
+async def _place(engine: "Engine", ticket: Ticket) -> None:
+    """Set aside what the request may cost, and derive from it how long the answer may get."""
+    ask, grant, model, price = ticket.ask, ticket.grant, ticket.model, ticket.price
+    need = _need(ask, model, price, costs_nothing=ticket.costs_nothing)
+    budget = budgets.window_at(grant.budget_window, ask.started_at, timezone=grant.timezone) if grant.budget_nano is not None else None
     wanted = holds.Wanted(
         request_id=ask.request_id,
         account_id=grant.account_id,
         key_id=grant.id,
-        amount=amount,
-        least=least,
+        amount=need.amount,
+        least=need.least,
         budget=budget,
         quota=ticket.terms.month_at(ask.started_at, grant.timezone),
         tokens_in=ask.input_estimate,
-        tokens_out=min(wanted_each, model.usual_output) * ask.choices,
+        tokens_out=min(need.wanted_each, model.usual_output) * ask.choices,
         started_at=ask.started_at,
         lifetime=timedelta(seconds=settings.TOTAL_TIMEOUT_SECONDS + SLACK_SECONDS),
         about=describe_request(ask, model, price),
@@ -283,11 +433,17 @@ async def _place(engine: "Engine", ticket: Ticket) -> None:
         placement.add_done_callback(lambda done: engine.settlement.release(ask.request_id, grant.account_id) if _was_placed(done) else None)
         raise
     ticket.held = placed.granted
-    ticket.output_limit = wanted_each
-    if not ask.stream and placed.granted < amount:
-        affordable = pricing.affordable_output(price, input_tokens=input_bound, budget=placed.granted) // ask.choices
-        ticket.output_limit = min(wanted_each, max(1, affordable))
-    ticket.clamped = ticket.output_limit < asked_each
+    _set_output_limit(ticket, need)
+
+
+def _set_output_limit(ticket: Ticket, need: _Need) -> None:
+    """How long one choice may get: as wanted, or what the hold pays for where the wallet had less to give and nothing can grow it."""
+    ask = ticket.ask
+    ticket.output_limit = need.wanted_each
+    if not ask.stream and ticket.held < need.amount:
+        affordable = pricing.affordable_output(ticket.price, input_tokens=ask.input_bound, budget=ticket.held) // ask.choices
+        ticket.output_limit = min(need.wanted_each, max(1, affordable))
+    ticket.clamped = ticket.output_limit < need.asked_each
 
 
 def _was_placed(done: "asyncio.Future[holds.Placed]") -> bool:

@@ -84,15 +84,15 @@ class Watch:
 
 
 class DataPlane:
-    """The ASGI application: what `find_view` knows (all of it POST) is served here, everything else by Django."""
+    """The ASGI application: what `find_view` knows is served here, everything else by Django."""
 
-    def __init__(self, find_view: Callable[[str], View | None], django: App) -> None:
+    def __init__(self, find_view: Callable[[str, str], View | None], django: App) -> None:
         self._find_view = find_view
         self._django = django
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            view = self._find_view(scope["path"]) if scope["method"] == "POST" else None
+            view = self._find_view(scope["method"], scope["path"])
             if view is not None:
                 await self._serve(view, scope, receive, send)
             else:
@@ -119,8 +119,10 @@ class DataPlane:
         clock = time.monotonic()
         request_id = uuid7(time.time_ns() // 1_000_000)
         watch = Watch(receive, asyncio.current_task())
+        shown: list[tuple[str, str]] = []  # headers that the answer has even if it is an error
         try:
             body = await _read_body(scope, receive)
+            scope["tollgate.shown"] = shown
             scope["tollgate"] = (request_id, clock, body, watch.begin)
             request = ASGIRequest(scope, io.BytesIO(b""))
             response = await view(request)
@@ -137,7 +139,7 @@ class DataPlane:
             response = HttpResponse(
                 error_shapes.render(problem, str(request_id), scope["path"]), status=problem.status, content_type="application/json"
             )
-            for name, value in problem.headers:
+            for name, value in (*shown, *problem.headers):
                 response.headers[name] = value
         try:
             await _send_response(response, request_id, send)

@@ -3,6 +3,7 @@ original bytes without encoding the rest again.
 """
 
 import re
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import orjson
@@ -13,7 +14,7 @@ _TOKENS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\],]', re.DOTALL)
 _AFTER_NAME = re.compile(rb'\s*:\s*("[^"\\]*+(?:\\.[^"\\]*+)*+"|[{\[]|[^\s"{}\[\],]+)', re.DOTALL)
 # What the gateway itself reads: given twice, it would price one value while the provider might run the other.
 READ_NAMES = (
-    "model models messages input prompt stream stream_options max_tokens max_completion_tokens max_output_tokens n tools modalities "
+    "model models provider messages input prompt stream stream_options max_tokens max_completion_tokens max_output_tokens n tools modalities "
     "service_tier reasoning_effort best_of suffix echo encoding_format"
 ).split()
 _READ = tuple((name, b'"' + name.encode() + b'"') for name in READ_NAMES)
@@ -71,6 +72,15 @@ class Body:
             position = stop
         pieces.append(self.raw[position:])
         return b"".join(pieces)
+
+    def without(self, names: AbstractSet[str]) -> "Body":
+        """The body without these top-level values; what stays keeps its bytes."""
+        fields = {name: value for name, value in self.fields.items() if name not in names}
+        if len(fields) == len(self.fields):
+            return self
+        spans = self.spans
+        kept = (orjson.dumps(name) + b":" + self.raw[slice(*spans[name])] for name in fields)
+        return Body(b"{" + b",".join(kept) + b"}", fields)
 
 
 def fill_in(body: Body, name: str, value: str | None) -> Body:

@@ -5,7 +5,6 @@ from typing import Any, Protocol
 
 import orjson
 
-from catalog import money
 from catalog.usage import TokenUsage
 from proxy.formats.base import NotAnAnswer, StreamParser
 from proxy.formats.conversation import (
@@ -28,6 +27,7 @@ from proxy.formats.conversation import (
     Text,
     ToolCall,
 )
+from proxy.formats.costs import cost_fields
 
 
 class Renderer(Protocol):
@@ -43,14 +43,33 @@ class Renderer(Protocol):
 
 
 Wrap = Callable[[Event], Event]
+Check = Callable[[bytes], None]
 
 
 class BridgeTap:
-    """A stream on its way through the hub. The end (usage, stop, terminator) is held back until the request is settled, so that it is true."""
+    """A stream on its way through the hub. The end (usage, stop, terminator) is held back until the request is settled, so that it is true.
 
-    __slots__ = ("_parser", "_renderer", "_stopped", "_wrap", "done", "error", "finish_reason", "output_bytes", "reported_cost", "usage")
+    `check`, where there is one, is given the whole stream as it was told to the client, once it has ended.
+    """
 
-    def __init__(self, parser: StreamParser, renderer: Renderer, *, wrap: Wrap) -> None:
+    __slots__ = (
+        "_check",
+        "_parser",
+        "_renderer",
+        "_stopped",
+        "_told",
+        "_wrap",
+        "done",
+        "error",
+        "finish_reason",
+        "output_bytes",
+        "reported_cost",
+        "usage",
+    )
+
+    def __init__(self, parser: StreamParser, renderer: Renderer, *, wrap: Wrap, check: Check | None = None) -> None:
+        self._check = check
+        self._told = bytearray()  # only where there is a check
         self._parser = parser
         self._renderer = renderer
         self._wrap = wrap
@@ -79,12 +98,20 @@ class BridgeTap:
         """The usage, the reason and the terminator of the client's format."""
         show_cost(self._renderer, cost=cost, upstream_cost=upstream_cost)
         stopped = self._stopped or Stopped(Stop.END)
-        return b"".join(self._renderer.feed(event) for event in (Metered(self.usage or estimate), stopped, Ended()))
+        return self._checked(
+            b"".join(self._renderer.feed(event) for event in (Metered(believable(self.usage, estimate)), stopped, Ended()))
+        )
 
     def fail(self, error: Mapping[str, Any], *, ran_out: bool) -> bytes:
         """The error frame; with `ran_out` the answer first ends for its length."""
         tail = self._renderer.feed(Stopped(Stop.LENGTH)) if ran_out else b""
-        return tail + self._renderer.fail(error)
+        return self._checked(tail + self._renderer.fail(error))
+
+    def _checked(self, last: bytes) -> bytes:
+        check, self._check = self._check, None
+        if check is not None:
+            check(bytes(self._told) + last)
+        return last
 
     def _take(self, events: list[Event]) -> bytes:
         out = []
@@ -113,7 +140,10 @@ class BridgeTap:
                     out.append(self._renderer.feed(self._wrap(event)))
                 case Pinged():
                     pass  # keep-alives are the gateway's own
-        return b"".join(out)
+        told = b"".join(out)
+        if self._check is not None:
+            self._told += told
+        return told
 
 
 class BridgeWhole:
@@ -153,8 +183,7 @@ class BridgeWhole:
 
     def render(self, *, estimate: TokenUsage, cost: int, upstream_cost: int) -> bytes:
         """The answer in the client's format."""
-        if self._answer.usage is None:
-            self._answer.usage = estimate
+        self._answer.usage = believable(self._answer.usage, estimate)
         fields = self._render(self._answer, self._echo)
         usage = fields.get("usage")
         if isinstance(usage, dict):
@@ -162,9 +191,9 @@ class BridgeWhole:
         return orjson.dumps(fields)
 
 
-def cost_fields(*, cost: int, upstream_cost: int) -> dict[str, Any]:
-    """`cost` and `cost_details` of a usage object, as OpenRouter has them (dollars, from nano-USD)."""
-    return {"cost": cost / money.NANO_PER_USD, "cost_details": {"upstream_inference_cost": upstream_cost / money.NANO_PER_USD}}
+def believable(reported: TokenUsage | None, estimate: TokenUsage) -> TokenUsage:
+    """What the client is shown: the provider's count, or ours where it gave none or nonsense."""
+    return reported if reported is not None and reported.is_sane() else estimate
 
 
 def show_cost(renderer: Renderer, *, cost: int, upstream_cost: int) -> None:

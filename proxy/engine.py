@@ -23,6 +23,7 @@ from proxy import envelopes, rate_limits
 from proxy.carryover import Carryover
 from proxy.envelopes import Envelopes
 from proxy.health import Health
+from proxy.operations import Names
 from proxy.response_store import ResponseStore
 from proxy.streams import Streams
 from proxy.turns import Turns
@@ -59,6 +60,7 @@ class Engine:
         self.catalog = LiveCatalog(self._housekeeping_lane)
         self.limiter = rate_limits.RateLimiter(rate_limits.connect(settings.REDIS_URL), processes=settings.WEB_CONCURRENCY)
         self.envelopes = Envelopes(envelopes.read_keys(settings.ENCRYPTION_KEYS))
+        self.names = Names(envelopes.read_keys(settings.ENCRYPTION_KEYS))
         self.carryover = Carryover(rate_limits.connect(settings.REDIS_URL))
         self._state_lane = Lane(conninfo, deadline_seconds=STATE_DEADLINE_SECONDS)
         self.turns = Turns(ResponseStore(self._state_lane, retention=timedelta(days=settings.RESPONSES_RETENTION_DAYS)))

@@ -123,10 +123,13 @@ class Envelopes:
     Each account's key is derived (HKDF, RFC 5869), so an envelope of another account does not open, and a random nonce need not be unlike
     all others that were ever drawn, but only those of its account.
 
+    What is sealed for one `domain` opens in no other.
+
     Raises: BadKeys.
     """
 
-    def __init__(self, keys: Sequence[tuple[str, bytes]]) -> None:
+    def __init__(self, keys: Sequence[tuple[str, bytes]], *, domain: bytes = DOMAIN) -> None:
+        self._domain = domain
         self._keys = dict(keys)
         if not keys or len(self._keys) != len(keys):
             raise BadKeys("ENCRYPTION_KEYS must have at least one key, and each version once")
@@ -138,16 +141,27 @@ class Envelopes:
     def seal(self, seal: Seal, *, account_id: int, provider_kind: str, model_family: str, extra: Mapping[str, Any] = NOTHING) -> str:
         """Put a provider's seal into an envelope that only the same account can have opened. `extra` is JSON that comes along."""
         plain = orjson.dumps([seal.origin, seal.kind, seal.data, provider_kind, model_family, extra])
+        return self.lock(plain, account_id=account_id)
+
+    def lock(self, plain: bytes, *, account_id: int) -> str:
+        """Encrypt bytes for an account."""
         plain = b"z" + zlib.compress(plain, 1) if len(plain) > DEFLATE_ABOVE else plain
         head = f"{MARK}{self._current}."
         nonce = os.urandom(NONCE_BYTES)
-        ciphertext = self._cipher(self._current, account_id).encrypt(nonce, plain, _bound_to(head, account_id))
+        ciphertext = self._cipher(self._current, account_id).encrypt(nonce, plain, self._bound_to(head, account_id))
         return head + _encode(nonce + ciphertext)
 
     def open(self, text: str, *, account_id: int) -> Contents | None:
         """Open an envelope; None for anything that is not one of ours, is damaged, is another account's, or needs a key we have no more."""
-        if not text.startswith(MARK):
-            text = _unpack(text)
+        plain = self.unlock(text if text.startswith(MARK) else _unpack(text), account_id=account_id)
+        try:
+            origin, kind, data, provider_kind, model_family, extra = orjson.loads(plain or b"")
+        except ValueError:
+            return None
+        return Contents(Seal(kind, data, origin), provider_kind, model_family, extra)
+
+    def unlock(self, text: str, *, account_id: int) -> bytes | None:
+        """What `lock` encrypted for the same account and domain; None for anything else."""
         mark, dot, body = text.rpartition(".")
         version = mark[len(MARK) :]
         if not dot or not mark.startswith(MARK) or version not in self._keys:
@@ -157,20 +171,17 @@ class Envelopes:
             if len(sealed) < NONCE_BYTES + TAG_BYTES:
                 return None
             cipher = self._cipher(version, account_id)
-            plain = cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], _bound_to(mark + dot, account_id))
-            plain = zlib.decompress(plain[1:]) if plain.startswith(b"z") else plain
-            origin, kind, data, provider_kind, model_family, extra = orjson.loads(plain)
+            plain = cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], self._bound_to(mark + dot, account_id))
+            return zlib.decompress(plain[1:]) if plain.startswith(b"z") else plain
         except (InvalidTag, ValueError, zlib.error):
             return None
-        return Contents(Seal(kind, data, origin), provider_kind, model_family, extra)
 
     def _derive(self, version: str, account_id: int) -> AESGCM:
-        hkdf = HKDF(algorithm=SHA256(), length=32, salt=None, info=b"%b, account %d" % (DOMAIN, account_id))
+        hkdf = HKDF(algorithm=SHA256(), length=32, salt=None, info=b"%b, account %d" % (self._domain, account_id))
         return AESGCM(hkdf.derive(self._keys[version]))
 
-
-def _bound_to(head: str, account_id: int) -> bytes:
-    return b"%b\0%b\0a%d" % (DOMAIN, head.encode(), account_id)
+    def _bound_to(self, head: str, account_id: int) -> bytes:
+        return b"%b\0%b\0a%d" % (self._domain, head.encode(), account_id)
 
 
 def _encode(data: bytes) -> str:

@@ -13,7 +13,9 @@ def format_of(path: str) -> FormatName:
     """The format that is spoken at an address."""
     if path.startswith(("/v1/messages", "/api/v1/messages")):
         return "messages"
-    if path.startswith("/v1beta/") or (path.startswith("/v1/models/") and ":" in path):
+    if path.startswith(("/v1beta/", "/v1beta1/", "/v1/publishers/", "/v1/projects/", "/v1/operations/", "/v1/files/")):
+        return "gemini"
+    if path.startswith("/v1/models/") and (":" in path or "/operations/" in path):
         return "gemini"
     return "chat"
 

@@ -20,7 +20,7 @@ from proxy import failures
 from proxy.body import InvalidJson
 from proxy.formats.base import InvalidRequest
 from proxy.formats.conversation import CannotParse, CannotRender
-from proxy.rate_limits import RateLimited
+from proxy.rate_limits import FreeLimitReached, RateLimited
 from proxy.response_store import HistoryTooLarge, PreviousResponseNotFound, ResponseNotFound, ResponseNotStored, ResponseTooLarge
 
 HELP_URL = "/docs/errors#"
@@ -68,6 +68,10 @@ class NoSuchRoute(Exception):
     """Nothing is served at this address."""
 
 
+class OperationNotFound(Exception):
+    """No operation or file of this name is the account's, or its provider has it no more."""
+
+
 class CostAboveMaximum(Exception):
     """The request may cost more than its own `x-max-cost` (nano-USD)."""
 
@@ -75,6 +79,14 @@ class CostAboveMaximum(Exception):
         super().__init__(needed, maximum)
         self.needed = needed
         self.maximum = maximum
+
+
+class ModelTooDear(Exception):
+    """The model's price is above the request's own `provider.max_price`."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(model)
+        self.model = model
 
 
 class ServerRestarting(Exception):
@@ -199,6 +211,16 @@ TABLE: dict[type[Exception], Entry] = {
         "The request may cost more than its `x-max-cost` header allows.",
         "Raise x-max-cost, or ask for fewer output tokens.",
         lambda e: f"This request may cost up to ${money.usd(e.needed)}, more than its x-max-cost of ${money.usd(e.maximum)}.",
+    ),
+    ModelTooDear: Entry(
+        400,
+        _INVALID,
+        "price_above_maximum",
+        "BAD_REQUEST",
+        "The model's price is above the request's `provider.max_price`.",
+        "Raise provider.max_price, or name cheaper models.",
+        lambda e: f"The price of the model '{e.model}' is above this request's provider.max_price. GET /v1/models lists the prices.",
+        lambda _: {"param": "provider.max_price"},
     ),
     authentication.TwoKeys: Entry(
         400,
@@ -353,6 +375,15 @@ TABLE: dict[type[Exception], Entry] = {
         lambda e: f"Previous response with id '{e.response_id[:100]}' not found.",
         lambda _: {"param": "previous_response_id"},
     ),
+    OperationNotFound: Entry(
+        404,
+        _INVALID,
+        "operation_not_found",
+        "NOT_FOUND",
+        "No operation or file of this name belongs to the account, or its provider keeps it no more.",
+        "Use the name that `:predictLongRunning` answered to a key of the same account, and fetch files soon.",
+        lambda _: "No such operation or file.",
+    ),
     NoSuchRoute: Entry(
         404,
         _INVALID,
@@ -418,6 +449,20 @@ TABLE: dict[type[Exception], Entry] = {
         "Wait as `Retry-After` says.",
         lambda e: f"Rate limit reached: {e.limit} {_LIMIT_NAMES[e.kind]}. Retry in {max(1, round(e.retry_after_seconds))} s.",
         lambda e: {"headers": _retry_after(e.retry_after_seconds)},
+    ),
+    FreeLimitReached: Entry(
+        429,
+        "rate_limit_error",
+        "free_limit_reached",
+        "RATE_LIMITED",
+        "The model's free requests of today are used up: those of all accounts together, or this account's share of them.",
+        "Wait until midnight UTC, as `Retry-After` says; retrying earlier does not help, so the answer says `x-should-retry: false`. "
+        "A model that also has a price is paid from the balance, as soon as that covers a request.",
+        lambda e: (
+            f"The free requests of '{e.subject}' are used up for today. They begin anew at {e.resets_at:%Y-%m-%dT%H:%M:%SZ}."
+            + (" Top up to go on at its price." if e.may_pay else "")
+        ),
+        lambda e: {"headers": (*_retry_after(e.retry_after_seconds), *_NO_RETRY)},
     ),
     holds.QuotaSpent: Entry(
         429,
@@ -514,6 +559,16 @@ TABLE: dict[type[Exception], Entry] = {
         "The wallet cannot be asked, so nothing may be admitted; nothing was charged.",
         "Retry in a second.",
         lambda _: "Billing is unavailable for a moment. Nothing was charged; retry shortly.",
+        lambda _: {"headers": _retry_after(1)},
+    ),
+    holds.RequestIdTaken: Entry(
+        503,
+        _SERVER,
+        "request_id_taken",
+        "SERVICE_UNAVAILABLE",
+        "The id that the gateway gave the request is that of another one under way; nothing was charged.",
+        "Retry at once: the request gets a new id.",
+        lambda _: "The gateway gave this request an id that is in use. Nothing was charged; send it again.",
         lambda _: {"headers": _retry_after(1)},
     ),
     DatabaseUnavailable: Entry(

@@ -23,7 +23,7 @@ MOST_PICTURES = 8
 _WRAPPED_REQUESTS = ("generateContentRequest", "generate_content_request")
 
 
-class _Method:
+class Method:
     """What the methods have in common. One is made for each request, with the model of its address."""
 
     name: FormatName = "gemini"
@@ -59,7 +59,7 @@ class _Method:
         )
 
 
-class CountTokens(_Method):
+class CountTokens(Method):
     """`countTokens`, of what generateContent or the embedding methods would read. Free, so there is nothing to bound."""
 
     def __init__(self, model: str, *, model_kind: str) -> None:
@@ -77,7 +77,7 @@ class CountTokens(_Method):
         return self._passage(body, candidate, _read_count)
 
 
-class EmbedContents(_Method):
+class EmbedContents(Method):
     """`embedContent` and `batchEmbedContents`: billed by the tokens read, as the provider counts them or, where it does not, as we do."""
 
     model_kind = "embedding"
@@ -106,7 +106,7 @@ class EmbedContents(_Method):
         return self._passage(body, candidate, lambda raw: _read_vectors(raw, self._method, body.fields))
 
 
-class Predict(_Method):
+class Predict(Method):
     """`predict`, as Imagen has it: billed by the picture that was delivered. What was filtered, and what failed, is free."""
 
     model_kind = "image"
@@ -161,14 +161,14 @@ class MethodWhole:
 
 def _read_count(raw: bytes) -> MethodWhole:
     """Raises: NotAnAnswer."""
-    if type(_load(raw).get("totalTokens")) is not int:
+    if type(load(raw).get("totalTokens")) is not int:
         raise NotAnAnswer("no count")
     return MethodWhole(raw, TokenUsage(), "stop")
 
 
 def _read_vectors(raw: bytes, method: str, asked: Mapping[str, Any]) -> MethodWhole:
     """Raises: NotAnAnswer."""
-    answer = _load(raw)
+    answer = load(raw)
     vectors = answer.get("embeddings") if method == "batchEmbedContents" else [answer.get("embedding")]
     if not isinstance(vectors, list) or not vectors or not all(isinstance(vector, dict) and vector.get("values") for vector in vectors):
         raise NotAnAnswer("no embeddings")
@@ -178,11 +178,12 @@ def _read_vectors(raw: bytes, method: str, asked: Mapping[str, Any]) -> MethodWh
 
 def _read_pictures(raw: bytes, asked: Mapping[str, Any], *, most: int) -> MethodWhole:
     """Pictures that were all filtered are an answer too, and free. Raises: NotAnAnswer."""
-    pictures = min(gemini.read_method_usage("predict", asked, _load(raw)).usage.images, most)
+    pictures = min(gemini.read_method_usage("predict", asked, load(raw)).usage.images, most)
     return MethodWhole(raw, TokenUsage(images=pictures), "stop" if pictures else "")
 
 
-def _load(raw: bytes) -> dict[str, Any]:
+def load(raw: bytes) -> dict[str, Any]:
+    """A JSON object that tells of no error. Raises: NotAnAnswer."""
     try:
         answer = orjson.loads(raw)
     except orjson.JSONDecodeError as error:

@@ -47,7 +47,7 @@ class Meter:
 
         Waits for PostgreSQL only when everything held is used up.
         """
-        if self._ticket.grant.is_test:
+        if self._ticket.costs_nothing:
             return True
         delivered = -(-self._tap.output_bytes // BYTES_PER_TOKEN)
         if self._growth is not None and self._growth.done():
@@ -67,7 +67,7 @@ class Meter:
 
     def note(self, now: float) -> None:
         """Write down what was delivered so far, every few seconds: what is charged should this process die. `now` is monotonic."""
-        if now - self._noted_at >= settings.HOLD_LEASE_SECONDS / 4 and self._growth is None and not self._ticket.grant.is_test:
+        if now - self._noted_at >= settings.HOLD_LEASE_SECONDS / 4 and self._growth is None and not self._ticket.costs_nothing:
             self._noted_at = now
             self._growth = self._ticket.grow(amount=self._ticket.held, usage=self.estimate())
 
@@ -91,7 +91,7 @@ class Meter:
             input_tokens=ask.input_bound,
             output_tokens=max(stretch, self._ticket.model.usual_output),
         )
-        self._growth = growth = self._ticket.grow(amount=max(amount, self._ticket.held), usage=self.estimate())
+        self._growth = growth = self._ticket.grow(amount=max(amount, self._ticket.held), usage=self.estimate(), tokens_out=stretch)
         return growth
 
     def _take_growth(self) -> None:
@@ -109,6 +109,6 @@ class Meter:
 
     def _tokens_covered(self, held: int) -> int:
         ask = self._ticket.ask
-        if self._ticket.grant.is_test:
+        if self._ticket.costs_nothing:
             return 1 << 60
         return pricing.affordable_output(self._price, input_tokens=ask.input_bound, budget=held)

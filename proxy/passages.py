@@ -36,6 +36,7 @@ class Passage:
     dropped: tuple[str, ...] = ()
     largest: int = LARGEST_ANSWER
     finished: Callable[[], None] = _nothing  # to be called when the answer went well
+    booked_first: bool = False  # whether the answer waits until it is charged: it gives the client something to come back for
 
 
 class Surface(Protocol):

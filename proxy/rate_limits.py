@@ -11,6 +11,10 @@ script reads the server's clock, not ours: all gateway hosts then agree on which
 When Valkey fails, stalls or drags, `LocalBuckets` counts the same way in this process, with each limit divided by the number of
 processes, until a probe finds Valkey well again. Callers never see a Valkey error. Limits are protection, not money: an outage may
 let a client start its minute anew, and nothing else.
+
+Free requests of a model (`Allowance`) are counted in the same call, by the UTC day: those of all accounts together and those of each. They
+are counted when admitted and given back when nothing came of them. What a process counted by itself during an outage it adds to Valkey's
+count afterwards. The count of all accounts has a key without an account's hash tag, so this wants one Valkey, not a cluster.
 """
 
 import asyncio
@@ -20,6 +24,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -47,18 +52,23 @@ WINDOW_SECONDS: Final = 60
 REQUESTS: Final = 1
 TOKENS: Final = 2
 CONCURRENCY: Final = 3
+FREE: Final = 4
+FREE_OR_PAID: Final = 5
+DAY_SECONDS: Final = 86_400
+ANSWER_LENGTH: Final = 9
 CONCURRENCY_WAIT_MS: Final = 1000
 
 SCRIPT: Final = Path(__file__).with_name("rate_limits.lua").read_bytes()
 SCRIPT_SHA: Final = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest().encode()
 
-Kind = Literal["requests", "tokens", "concurrency"]
-KINDS: Final[dict[int, Kind]] = {REQUESTS: "requests", TOKENS: "tokens", CONCURRENCY: "concurrency"}
+Kind = Literal["requests", "tokens", "concurrency", "free"]
+KINDS: Final[dict[int, Kind]] = {REQUESTS: "requests", TOKENS: "tokens", CONCURRENCY: "concurrency", FREE: "free", FREE_OR_PAID: "free"}
 
 Check = tuple[int, str, int, str]
 """Kind, Valkey key, limit, subject."""
 Answer = Sequence[int]
-"""Refusing check (0 = admitted), ms to wait, then check, remaining, ms to reset for requests and for tokens. Empty for a finish."""
+"""Refusing check (0 = admitted), ms to wait, then check, remaining, ms to reset for requests and for tokens, and the day whose free requests
+it was counted in (negative: by this process alone). Empty for a finish."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +79,20 @@ class Limit:
     rpm: int | None = None
     tpm: int | None = None
     concurrency: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """The free requests of a model in a UTC day: `cap` of all accounts together, `share` of each.
+
+    `or_pays`: a request that finds none left is admitted as one that pays, and counted nowhere; else it is refused.
+    """
+
+    model_id: int
+    slug: str
+    cap: int
+    share: int
+    or_pays: bool = False
 
 
 @dataclass(slots=True)
@@ -84,6 +108,29 @@ class Reading:
     limit_tokens: int | None = None
     remaining_tokens: int | None = None
     reset_tokens_seconds: float | None = None
+    free_day: int = 0  # the UTC day since 1970 in whose free requests this one was counted (negative: by this process alone); 0: in none
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the request was counted as one of the model's free ones."""
+        return self.free_day != 0
+
+    def headers(self) -> list[tuple[str, str]]:
+        """The limits as OpenAI's headers show them."""
+        headers = []
+        if self.limit_requests is not None:
+            headers += [
+                ("x-ratelimit-limit-requests", str(self.limit_requests)),
+                ("x-ratelimit-remaining-requests", str(self.remaining_requests)),
+                ("x-ratelimit-reset-requests", f"{self.reset_requests_seconds or 0:.3f}s"),
+            ]
+        if self.limit_tokens is not None:
+            headers += [
+                ("x-ratelimit-limit-tokens", str(self.limit_tokens)),
+                ("x-ratelimit-remaining-tokens", str(self.remaining_tokens)),
+                ("x-ratelimit-reset-tokens", f"{self.reset_tokens_seconds or 0:.3f}s"),
+            ]
+        return headers
 
 
 NOTHING_LIMITED: Final = Reading()
@@ -99,6 +146,15 @@ class RateLimited(Exception):
         self.limit = limit
         self.retry_after_seconds = retry_after_seconds
         self.reading = reading
+
+
+class FreeLimitReached(RateLimited):
+    """The free requests of a model are used up for today: those of all accounts, or this account's share. `subject` is the model."""
+
+    def __init__(self, *, model: str, limit: int, retry_after_seconds: float, reading: Reading, now: float, may_pay: bool) -> None:
+        super().__init__(kind="free", subject=model, limit=limit, retry_after_seconds=retry_after_seconds, reading=reading)
+        self.resets_at = datetime.fromtimestamp(round((now + retry_after_seconds) / DAY_SECONDS) * DAY_SECONDS, UTC)
+        self.may_pay = may_pay  # the model has a price, which the wallet does not cover
 
 
 def connect(url: str) -> Redis:
@@ -145,28 +201,49 @@ class RateLimiter:
         """Whether the local buckets serve instead of Valkey."""
         return self._open
 
-    async def admit(self, *, account: int, request_id: str, limits: Sequence[Limit], now: float, max_seconds: int) -> Reading:
-        """Count a request in all `limits` of `account`, or in none, and say what is left.
+    async def admit(
+        self, *, account: int, request_id: str, limits: Sequence[Limit], now: float, max_seconds: int, free: Allowance | None = None
+    ) -> Reading:
+        """Count a request in all `limits` of `account`, or in none, and say what is left; `free`: as one of a model's free requests.
 
         `now` is unix seconds, used while Valkey is away; `max_seconds` is when a concurrency slot that nobody released comes back. Every
         admitted request must be finished with the same limits. Requests of one account are judged in the order of their calls.
 
-        Raises: RateLimited.
+        Raises: RateLimited, FreeLimitReached.
         """
-        checks = _checks(account, limits)
+        checks = _checks(account, limits) + _free_checks(account, free)
         if not checks:
             return NOTHING_LIMITED
         operation = _Operation(account, request_id, max_seconds, checks, int(now * 1000))
         if self._open:
             answer = self._local.serve(operation)
         else:
+            asked = self._batcher.submit(operation)
             try:
-                answer = await self._batcher.submit(operation)
+                answer = await (asyncio.shield(asked) if free else asked)
             except asyncio.CancelledError:
                 # The question is on its way and may be answered with a yes that nobody will finish.
                 self.finish(account=account, request_id=request_id, limits=limits, tokens=0)
+                if free is not None:
+                    asked.add_done_callback(lambda done: self._give_back(account, free, _free_day(done)))
                 raise
-        return _conclude(answer, checks)
+        return _conclude(answer, checks, now)
+
+    def give_back(self, *, account: int, free: Allowance, reading: Reading) -> None:
+        """Take back that a request was counted as a free one: nothing came of it. Returns at once; call it once."""
+        self._give_back(account, free, reading.free_day)
+
+    def _give_back(self, account: int, free: Allowance, day: int) -> None:
+        if day == 0:
+            return
+        checks = [(FREE, key, -1, subject) for _, key, _, subject in _free_checks(account, free)]
+        operation = _Operation(account, "", -abs(day) - 1, checks, int(self._clock() * 1000))
+        if not self._open:
+            self._batcher.submit(operation)
+        elif day < 0:
+            self._local.serve(operation)
+        else:
+            self._undelivered.append(operation)  # Valkey counted it
 
     def finish(self, *, account: int, request_id: str, limits: Sequence[Limit], tokens: int) -> None:
         """Give back the concurrency slots of a request and count its `tokens`. Returns at once; a failure is nobody's concern."""
@@ -237,7 +314,7 @@ class RateLimiter:
         for account, reply in zip(groups, replies, strict=True):
             if isinstance(reply, Exception):
                 raise reply
-            answers[account] = iter([reply[start : start + 8] for start in range(0, len(reply), 8)])
+            answers[account] = iter([reply[start : start + ANSWER_LENGTH] for start in range(0, len(reply), ANSWER_LENGTH)])
         return [() if operation.seconds < 0 else next(answers[operation.account]) for operation in operations]
 
     def _command(self, group: Sequence["_Operation"]) -> bytes:
@@ -306,9 +383,11 @@ class RateLimiter:
                 break
         logger.warning("rate limits are shared through Valkey again")
         self._open = False
-        self._local = LocalBuckets(self._processes)
+        counted, self._local = self._local.free_requests(), LocalBuckets(self._processes)
         while self._undelivered:
             self._batcher.submit(self._undelivered.popleft())
+        for key, day, count in counted:
+            self._batcher.submit(_Operation(0, "", -day - 1, [(FREE, key, count, "")], int(self._clock() * 1000)))
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -323,6 +402,7 @@ class LocalBuckets:
         self._processes = processes
         self._windows: dict[str, _Window] = {}
         self._sets: dict[str, dict[str, int]] = {}
+        self._days: dict[str, tuple[int, int]] = {}  # the UTC day since 1970, and how many free requests were counted in it
         self._swept_ms = 0
 
     def serve(self, operation: "_Operation") -> Answer:
@@ -334,15 +414,25 @@ class LocalBuckets:
             return ()
         return self._admit(operation)
 
+    def free_requests(self) -> list[tuple[str, int, int]]:
+        """What was counted by the day: key, day, count."""
+        return [(key, day, count) for key, (day, count) in self._days.items() if count]
+
     def _admit(self, operation: "_Operation") -> Answer:
         now_ms = operation.now_ms
-        refusing = wait_ms = 0
+        refusing = wait_ms = counted = 0
+        pays = False
+        today = now_ms // (DAY_SECONDS * 1000)
+        midnight_ms = (today + 1) * DAY_SECONDS * 1000 - now_ms
         for index, (kind, key, limit, _) in enumerate(operation.checks, 1):
             share = self._share(limit)
             needed = 0
             if kind == CONCURRENCY:
                 if self._is_full(key, share, now_ms):
                     needed = CONCURRENCY_WAIT_MS
+            elif kind in (FREE, FREE_OR_PAID):
+                if self._count_of(key, today) >= share:
+                    needed, pays = (midnight_ms, pays) if kind == FREE else (0, True)
             else:
                 window = self._window(key, now_ms)
                 if window.total >= share:
@@ -355,18 +445,35 @@ class LocalBuckets:
                 if not refusing:
                     self._sets.setdefault(key, {})[operation.request_id] = now_ms + operation.seconds * 1000
                 continue
+            if kind in (FREE, FREE_OR_PAID):
+                count = self._count_of(key, today)
+                if not refusing and not pays:
+                    count, counted = count + 1, -today
+                    self._days[key] = (today, count)
+                remaining = max(0, self._share(limit) - count)
+                if not pays and (not shown[REQUESTS][0] or remaining < shown[REQUESTS][1]):
+                    shown[REQUESTS] = (index, remaining, midnight_ms if count else 0)
+                continue
             window = self._windows[key]
             if kind == REQUESTS and not refusing:
                 window.add(1)
             remaining = max(0, self._share(limit) - window.total)
             if not shown[kind][0] or remaining < shown[kind][1]:
                 shown[kind] = (index, remaining, window.reset_ms(now_ms))
-        return (refusing, wait_ms, *shown[REQUESTS], *shown[TOKENS])
+        return (refusing, wait_ms, *shown[REQUESTS], *shown[TOKENS], counted)
+
+    def _count_of(self, key: str, today: int) -> int:
+        day, count = self._days.get(key, (0, 0))
+        return count if day == today else 0
 
     def _finish(self, operation: "_Operation") -> None:
-        for kind, key, _, _ in operation.checks:
+        for kind, key, change, _ in operation.checks:
             if kind == CONCURRENCY:
                 self._sets.get(key, {}).pop(operation.request_id, None)
+            elif kind == FREE:
+                day = -operation.seconds - 1
+                if change > 0 or self._count_of(key, day):
+                    self._days[key] = (day, max(0, self._count_of(key, day) + change))
             else:
                 self._window(key, operation.now_ms).add(-operation.seconds - 1)
 
@@ -395,11 +502,13 @@ class LocalBuckets:
         self._windows = {key: window for key, window in self._windows.items() if window.total}
         alive = ((key, {name: expiry_ms for name, expiry_ms in ids.items() if expiry_ms > now_ms}) for key, ids in self._sets.items())
         self._sets = {key: ids for key, ids in alive if ids}
+        today = now_ms // (DAY_SECONDS * 1000)
+        self._days = {key: (day, count) for key, (day, count) in self._days.items() if day >= today}
 
 
 @dataclass(slots=True)
 class _Operation:
-    """One admission, or one finish if `seconds` is negative: then it is -tokens - 1, as the script wants it."""
+    """One admission, or one finish if `seconds` is negative: then it is -tokens - 1 (or -day - 1), as the script wants it."""
 
     account: int
     request_id: str
@@ -457,12 +566,27 @@ def _checks(account: int, limits: Sequence[Limit]) -> list[Check]:
     return checks
 
 
-def _conclude(answer: Answer, checks: Sequence[Check]) -> Reading:
-    """Turn an answer into a reading.
+def _free_day(done: "asyncio.Future[Answer]") -> int:
+    return 0 if done.cancelled() or done.exception() is not None else done.result()[-1]
 
-    Raises: RateLimited.
+
+def _free_checks(account: int, free: Allowance | None) -> list[Check]:
+    """Those of the account first: when both are used up, it is its own share that is named."""
+    if free is None:
+        return []
+    kind = FREE_OR_PAID if free.or_pays else FREE
+    return [
+        (kind, f"{{a{account}}}:free:{free.model_id}", free.share, free.slug),
+        (kind, f"free:{free.model_id}", free.cap, free.slug),
+    ]
+
+
+def _conclude(answer: Answer, checks: Sequence[Check], now: float) -> Reading:
+    """Turn an answer into a reading; `now` is unix seconds.
+
+    Raises: RateLimited, FreeLimitReached.
     """
-    refusing, wait_ms, requests, requests_left, requests_reset_ms, tokens, tokens_left, tokens_reset_ms = answer
+    refusing, wait_ms, requests, requests_left, requests_reset_ms, tokens, tokens_left, tokens_reset_ms, free_day = answer
     reading = Reading(
         checks[requests - 1][2] if requests else None,
         requests_left if requests else None,
@@ -470,9 +594,12 @@ def _conclude(answer: Answer, checks: Sequence[Check]) -> Reading:
         checks[tokens - 1][2] if tokens else None,
         tokens_left if tokens else None,
         tokens_reset_ms / 1000 if tokens else None,
+        free_day,
     )
     if refusing:
         kind, _, limit, subject = checks[refusing - 1]
+        if kind == FREE:
+            raise FreeLimitReached(model=subject, limit=limit, retry_after_seconds=wait_ms / 1000, reading=reading, now=now, may_pay=False)
         raise RateLimited(kind=KINDS[kind], subject=subject, limit=limit, retry_after_seconds=wait_ms / 1000, reading=reading)
     return reading
 

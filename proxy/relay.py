@@ -5,6 +5,7 @@ settles exactly once.
 """
 
 import asyncio
+import re
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable
@@ -21,14 +22,15 @@ from catalog import money, pricing
 from catalog.snapshot import ModelEntry, ModelNotFound
 from catalog.usage import TokenUsage
 from keys.authentication import KeyGrant, read_key
-from proxy import admission, errors, failures, routing, translation
+from proxy import admission, errors, failures, preferences, routing, translation
 from proxy.admission import Ask, Outcome, Ticket
 from proxy.body import fill_in, parse_body
 from proxy.formats.base import BYTES_PER_TOKEN, Facts, InvalidRequest, NotAnAnswer, Whole
 from proxy.formats.conversation import CannotRender
 from proxy.metering import Meter
 from proxy.passages import Passage, Surface
-from proxy.rate_limits import Reading
+from proxy.preferences import Wishes
+from proxy.rate_limits import FreeLimitReached, Reading
 from proxy.response_store import ResponseNotStored
 from proxy.routing import Candidate
 from proxy.sse import EventTooLarge
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 LOOK_AHEAD = 1024 * 1024  # how much a provider may send before its first event with data
+LARGE_EVENT = re.compile(rb"(?:^|[\r\n])data:")  # that event may be larger: a picture
 LEAST_SECONDS = 1.0  # of the total deadline: with less left no other route is tried
 
 
@@ -60,7 +63,9 @@ class Call:
     model_is_optional: bool = False  # without one, the catalog's default is meant
     facts: Facts | None = None  # where the address says what the body does not (Gemini)
     surface: Surface | None = None  # where the endpoint has more than one (Gemini's methods)
+    grant: KeyGrant | None = None  # whose it is, once the relay knows
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    shown: list[tuple[str, str]] = field(default_factory=list)  # headers that an error has too: the rate limits, once they are read
 
 
 @dataclass(slots=True)
@@ -103,9 +108,12 @@ async def relay(engine: "Engine", call: Call) -> WholeAnswer | OpenStream:
     Raises: every condition of `proxy.errors.TABLE`.
     """
     surface = call.surface or SURFACES[call.endpoint]
-    grant = await authenticate(engine, call)
+    grant = call.grant = await authenticate(engine, call)
     body = parse_body(call.raw)
-    if call.model_is_optional:
+    wishes = preferences.NONE
+    if call.facts is None and call.surface is None:  # the request names its model in the body
+        body, wishes = preferences.read(body)
+    if call.model_is_optional and not wishes.models:
         body = fill_in(body, "model", engine.catalog.current.default_model)
     turn = None
     if surface.name == "responses":
@@ -115,7 +123,8 @@ async def relay(engine: "Engine", call: Call) -> WholeAnswer | OpenStream:
     facts.client_headers = call.headers
     if facts.stream:
         call.watch()  # anything else is served to its end: the provider bills it whether the client waits or not
-    model, price = find_model(engine, facts.model, call.started_at, surface)
+    others = list(wishes.models[1:])
+    model, price = _first_model(engine, call, facts, surface, wishes, others)
     ticket = await admit(engine, call, facts, grant, model, price)
     attempts = Attempts()
     trip = Trip(
@@ -128,9 +137,10 @@ async def relay(engine: "Engine", call: Call) -> WholeAnswer | OpenStream:
         output_limit=ticket.output_limit,
         clamped=ticket.clamped,
         capabilities=model.capabilities,
+        preferences=wishes.preferences,
     )
     try:
-        exchange = await send(engine, ticket, trip, attempts)
+        exchange = await _send_to_one_of(engine, ticket, trip, attempts, others)
     except BaseException as error:
         _settle_unanswered(ticket, attempts, error)
         if isinstance(error, failures.Unanswered):
@@ -162,6 +172,70 @@ def find_model(engine: "Engine", name: str, now: datetime, surface: Surface) -> 
     return model, price
 
 
+def _first_model(
+    engine: "Engine", call: Call, facts: Facts, surface: Surface, wishes: Wishes, others: list[str]
+) -> tuple[ModelEntry, pricing.Price]:
+    """The first of the models that the client would take which can be had; it and those before it leave `others`.
+
+    Raises: ModelNotFound, WrongEndpoint, ModelTooDear: of the only one, or the last.
+    """
+    while True:
+        try:
+            model, price = find_model(engine, facts.model, call.started_at, surface)
+            if not wishes.preferences.affords(price):
+                raise errors.ModelTooDear(model.slug)
+        except (ModelNotFound, errors.WrongEndpoint, errors.ModelTooDear):
+            if not others:
+                raise
+            facts.model = others.pop(0)
+        else:
+            return model, price
+
+
+async def _send_to_one_of(engine: "Engine", ticket: Ticket, trip: Trip, attempts: Attempts, others: list[str]) -> Exchange:
+    """Send to the ticket's model, and while no provider of a model answers, to the next of the `others` that can be had.
+
+    Raises: what `send` raises for the last.
+    """
+    while True:
+        try:
+            return await send(engine, ticket, trip, attempts)
+        except (failures.Unanswered, failures.NoRoute, CannotRender):
+            if not await _turn_to_next(engine, ticket, trip, others):
+                raise
+
+
+async def _turn_to_next(engine: "Engine", ticket: Ticket, trip: Trip, others: list[str]) -> bool:
+    facts = trip.facts
+    while others:
+        name = others.pop(0)
+        try:
+            model, price = find_model(engine, name, ticket.ask.started_at, trip.surface)
+            if not trip.preferences.affords(price):
+                continue
+            check_test_key(engine, ticket.grant, model)
+            await admission.switch(engine, ticket, model, price, input_bound=min(facts.input_bound, model.context * facts.prompts))
+        except (
+            ModelNotFound,
+            errors.WrongEndpoint,
+            errors.ModelNotAllowed,
+            errors.CostAboveMaximum,
+            holds.InsufficientBalance,
+            FreeLimitReached,
+        ):
+            continue
+        facts.model = name
+        trip.output_limit, trip.clamped, trip.capabilities = ticket.output_limit, ticket.clamped, model.capabilities
+        return True
+    return False
+
+
+def check_test_key(engine: "Engine", grant: KeyGrant, model: ModelEntry) -> None:
+    """A test key reaches the demo provider only. Raises: ModelNotAllowed."""
+    if grant.is_test and all(route.provider.kind != "demo" for route in routing.routes_of(engine.catalog.current, model)):
+        raise errors.ModelNotAllowed(model.slug, scope="test key")
+
+
 async def admit(
     engine: "Engine", call: Call, facts: Facts, grant: KeyGrant, model: ModelEntry, price: pricing.Price, *, is_free: bool = False
 ) -> Ticket:
@@ -169,8 +243,7 @@ async def admit(
 
     Raises: what `admission.admit` raises.
     """
-    if grant.is_test and all(route.provider.kind != "demo" for route in routing.routes_of(engine.catalog.current, model)):
-        raise errors.ModelNotAllowed(model.slug, scope="test key")
+    check_test_key(engine, grant, model)
     readable = model.context * facts.prompts  # each prompt is read alone
     ask = Ask(
         request_id=call.request_id,
@@ -186,6 +259,7 @@ async def admit(
         max_cost=_read_maximum(call),
         started_at=call.started_at,
         clock=call.clock,
+        show=lambda reading: call.shown.extend(reading.headers()),
     )
     terms = await engine.plans.terms_of(grant.account_id, clock=call.clock)
     if is_free:
@@ -207,7 +281,13 @@ async def send(engine: "Engine", ticket: Ticket, trip: Trip, attempts: Attempts)
     surface, facts = trip.surface, trip.facts
     routes = routing.routes_of(engine.catalog.current, ticket.model)
     tries = routing.candidates(
-        routes, health=engine.health, now=time.monotonic(), client=surface.name, bridges=surface.bridges, demo_only=ticket.grant.is_test
+        routes,
+        health=engine.health,
+        now=time.monotonic(),
+        client=surface.name,
+        bridges=surface.bridges,
+        demo_only=ticket.grant.is_test,
+        preferences=trip.preferences,
     )
     last: failures.UpstreamFailure | CannotRender | None = None
     for candidate in tries:
@@ -275,6 +355,8 @@ async def _first_events(answer: Answer, passage: Passage) -> bytes:
                     break
                 data += more
                 if len(data) > LOOK_AHEAD:
+                    if LARGE_EVENT.search(data):
+                        return data
                     raise failures.BrokenAnswer("a stream that does not begin")
             else:
                 return _without_error(data, passage)
@@ -310,8 +392,8 @@ async def _answer_whole(ticket: Ticket, exchange: Exchange, whole: Whole, turn: 
     outcome = _outcome(ticket, exchange.candidate, exchange.attempts, reported_cost=whole.reported_cost)
     charge, settled = ticket.settle(happened, outcome)
     cost = charge.cost
-    if cost > ticket.held:
-        cost = _charged(await settled, cost)  # only then may less have been charged than it cost
+    if cost > ticket.held or exchange.passage.booked_first:
+        cost = _charged(await settled, cost)  # with the hold above it, less cannot have been charged than it cost
     exchange.passage.finished()
     raw = whole.render(estimate=charge.usage, cost=cost, upstream_cost=charge.upstream_cost)
     if turn is not None:
@@ -480,20 +562,7 @@ def answer_headers(ticket: Ticket, exchange: Exchange) -> list[tuple[str, str]]:
 
 def reading_headers(reading: Reading) -> list[tuple[str, str]]:
     """The rate limits as OpenAI's headers show them."""
-    headers = []
-    if reading.limit_requests is not None:
-        headers += [
-            ("x-ratelimit-limit-requests", str(reading.limit_requests)),
-            ("x-ratelimit-remaining-requests", str(reading.remaining_requests)),
-            ("x-ratelimit-reset-requests", f"{reading.reset_requests_seconds or 0:.3f}s"),
-        ]
-    if reading.limit_tokens is not None:
-        headers += [
-            ("x-ratelimit-limit-tokens", str(reading.limit_tokens)),
-            ("x-ratelimit-remaining-tokens", str(reading.remaining_tokens)),
-            ("x-ratelimit-reset-tokens", f"{reading.reset_tokens_seconds or 0:.3f}s"),
-        ]
-    return headers
+    return reading.headers()
 
 
 def _read_maximum(call: Call) -> int | None:

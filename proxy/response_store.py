@@ -264,6 +264,24 @@ def previous_id_of(fields: Mapping[str, Any]) -> str | None:
     return previous_id
 
 
+def resolve(own: Sequence[dict[str, Any]], history: Iterable[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
+    """A request's own items without references to items of its history, which says them already.
+
+    Raises: InvalidRequest for a reference to anything else: items are kept with their response, and not under ids of their own.
+    """
+    said = {item.get("id") for item in history}
+    items = []
+    for index, item in enumerate(own):
+        if item.get("type") != "item_reference" and (item.keys() & {"type", "role"} or "id" not in item):
+            items.append(item)
+        elif item.get("id") not in said:
+            raise InvalidRequest(
+                "The item is not one of the conversation's: continue it with 'previous_response_id', or send the item itself.",
+                param=f"input[{index}]",
+            )
+    return items
+
+
 def expand(fields: Mapping[str, Any], history: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The top-level values to put into a request so that it says all of its conversation itself; None takes a value out.
 
@@ -271,7 +289,7 @@ def expand(fields: Mapping[str, Any], history: Sequence[dict[str, Any]]) -> dict
 
     Raises: InvalidRequest.
     """
-    return {"input": [*history, *own_input(fields)], "previous_response_id": None}
+    return {"input": [*history, *resolve(own_input(fields), history)], "previous_response_id": None}
 
 
 def check_size(input_items: Sequence[Mapping[str, Any]]) -> None:

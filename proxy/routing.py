@@ -9,6 +9,7 @@ from typing import cast
 from catalog.snapshot import Catalog, KeyEntry, ModelEntry, ModelNotFound, ProviderEntry, RouteEntry
 from proxy.formats.base import FormatName
 from proxy.health import Health, State
+from proxy.preferences import ANY, Preferences
 from proxy.providers.registry import DECLARATIONS
 
 MOST_ATTEMPTS = 3
@@ -80,19 +81,23 @@ def candidates(
     client: FormatName,
     bridges: bool = True,
     demo_only: bool = False,
+    preferences: Preferences = ANY,
     choose: random.Random | None = None,
 ) -> list[Candidate]:
     """What to try, best first: healthy before cooling, then by priority, then by chance in proportion to the weights.
 
-    Leaves out routes that ask us to wait, providers without a usable key, for a test key everything but the demo provider, and without
-    `bridges` those that do not speak the client's format. At most `MOST_ATTEMPTS`.
+    Leaves out routes that ask us to wait, providers without a usable key, for a test key everything but the demo provider, what the client's
+    `preferences` do not allow, and without `bridges` those that do not speak the client's format. The client's order goes before the
+    operator's priorities, but not before health. At most `MOST_ATTEMPTS`, and one where the client wants no fallback.
     """
     dice = choose or random
-    ranked: list[tuple[int, int, float, Candidate]] = []
+    ranked: list[tuple[int, int, int, float, Candidate]] = []
     for route in routes:
         declaration = DECLARATIONS[route.provider.kind]
         spoken = format_for(route, client)
         if (demo_only and route.provider.kind != "demo") or (spoken != client and not bridges):
+            continue
+        if not preferences.allows(route.provider.slug):
             continue
         state = health.state(("route", route.id), now)
         if state is State.ASKED_TO_WAIT:
@@ -100,9 +105,10 @@ def candidates(
         for key in _keys(route.provider, health, now) if declaration.needs_key else [None]:
             # Weighted shuffle: the smallest of exponential draws wins in proportion to the weights.
             weight = route.weight * (key.weight if key else 1)
-            ranked.append((state, route.priority, dice.expovariate(weight), Candidate(route, key, spoken)))
-    ranked.sort(key=lambda item: item[:3])
-    return [item[3] for item in ranked[:MOST_ATTEMPTS]]
+            rank = preferences.rank(route.provider.slug)
+            ranked.append((state, rank, route.priority, dice.expovariate(weight), Candidate(route, key, spoken)))
+    ranked.sort(key=lambda item: item[:4])
+    return [item[4] for item in ranked[: MOST_ATTEMPTS if preferences.allow_fallbacks else 1]]
 
 
 def format_for(route: RouteEntry, client: FormatName) -> FormatName:

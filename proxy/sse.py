@@ -6,8 +6,9 @@ Never `splitlines`: it also splits at U+2028 and U+0085, which occur inside JSON
 import re
 from collections.abc import Iterator
 
-LARGEST_EVENT = 1024 * 1024
+LARGEST_EVENT = 32 * 1024 * 1024  # one picture is one event; as large as an answer in one piece
 _BOUNDARY = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_LONG = 64 * 1024
 _LINE = re.compile(rb"\r\n|\n|\r")
 
 
@@ -18,10 +19,13 @@ class EventTooLarge(Exception):
 class Splitter:
     """Cuts what arrives at the last event boundary and keeps the rest for the next read."""
 
-    __slots__ = ("_rest",)
+    __slots__ = ("_more", "_rest", "_seam", "_size")
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = b""  # the first piece of an event that is not complete
+        self._more: list[bytes] = []  # its other pieces: joined once, so that a long event costs no more a byte than a short one
+        self._size = 0
+        self._seam = b""  # its last bytes
 
     def feed(self, data: bytes) -> bytes:
         """The whole events now complete, as received.
@@ -29,7 +33,16 @@ class Splitter:
         Raises: EventTooLarge.
         """
         if self._rest:
-            data = self._rest + data
+            if len(self._rest) + self._size > _LONG:
+                seam = self._seam + data if self._more else self._rest[-3:] + data  # no boundary is longer than four bytes
+                if _BOUNDARY.search(seam) is None:
+                    self._seam = seam[-3:]
+                    self._more.append(data)
+                    self._size += len(data)
+                    return self._within(b"")
+            data = self.rest + data
+            self._more.clear()
+            self._size = 0
         cut = data.rfind(b"\n\n") + 2
         if cut == 1 or cut < len(data):  # not simply at the end: look for the other kinds of boundary as well
             cut = max(
@@ -41,14 +54,17 @@ class Splitter:
             self._rest = b""
             return data
         self._rest = data[cut:]
-        if len(self._rest) > LARGEST_EVENT:
+        return self._within(data[:cut])
+
+    def _within(self, whole: bytes) -> bytes:
+        if len(self._rest) + self._size > LARGEST_EVENT:
             raise EventTooLarge(f"an event of more than {LARGEST_EVENT} bytes")
-        return data[:cut]
+        return whole
 
     @property
     def rest(self) -> bytes:
         """What arrived of an event that is not complete."""
-        return self._rest
+        return self._rest + b"".join(self._more) if self._more else self._rest
 
     @staticmethod
     def events(block: bytes) -> Iterator[bytes]:

@@ -60,8 +60,8 @@ class MessagesSurface:
         return Passage(
             path_of("messages", upstream_model, stream=facts.stream),
             body.splice(edits) if edits else body.raw,
-            anthropic_messages.MessagesTap,
-            anthropic_messages.read_answer,
+            lambda: anthropic_messages.MessagesTap(adds_cost=True),
+            lambda raw: anthropic_messages.read_answer(raw, adds_cost=True),
             headers=tuple(headers),
         )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from proxy import envelopes
+from proxy import envelopes, grammar
 from proxy.body import Body
 from proxy.bridges import BridgeTap, BridgeWhole
 from proxy.carryover import Carryover
@@ -18,6 +18,7 @@ from proxy.formats.base import Facts, FormatName
 from proxy.formats.conversation import AnyItem, Conversation, Echo, Origin, Target
 from proxy.openai_surfaces import ChatSurface, CompletionsSurface, EmbeddingsSurface, ImagesSurface
 from proxy.passages import Passage, Surface
+from proxy.preferences import ANY, Preferences
 from proxy.providers.base import path_of
 from proxy.routing import Candidate
 from proxy.surfaces import GeminiSurface, MessagesSurface, ResponsesSurface
@@ -50,6 +51,7 @@ class Trip:
     output_limit: int
     clamped: bool
     capabilities: tuple[str, ...]
+    preferences: Preferences = ANY
 
 
 async def plan(trip: Trip, candidate: Candidate, *, sealing: Envelopes, carryover: Carryover) -> Passage:
@@ -98,7 +100,12 @@ def _bridge(
     passage = Passage(
         path_of(candidate.format, upstream_model, stream=trip.facts.stream),
         orjson.dumps(rendered),
-        lambda: BridgeTap(reader.make_parser(), client.make_renderer(echo), wrap=wrap().event),
+        lambda: BridgeTap(
+            reader.make_parser(),
+            client.make_renderer(echo),
+            wrap=wrap().event,
+            check=grammar.checker(trip.surface.name, str(trip.request_id)),
+        ),
         lambda raw: BridgeWhole(raw, parse=reader.parse_answer, render=client.render_answer, echo=echo, wrap=wrap().answer),
         headers=_headers(candidate.format, rendered),
         dropped=tuple(dict.fromkeys(target.dropped)),

@@ -79,10 +79,12 @@ class Turns:
         response_store.refuse_unsupported(fields)
         keeps = fields.get("store") is not False
         previous_id = response_store.previous_id_of(fields)
-        own = response_store.own_input(fields) if keeps or previous_id else []
+        own = response_store.own_input(fields)
         if keeps and fields.get("store") is True:
             response_store.check_size(own)
-        if previous_id is not None:
+        if previous_id is None:
+            response_store.resolve(own)
+        else:
             history = await self._store.history(account_id, previous_id, now=now)
             changed = {
                 name: value
@@ -90,4 +92,5 @@ class Turns:
                 if name != "previous_response_id"
             }
             body = Body(orjson.dumps(changed), changed)
+            own = response_store.resolve(own, history)
         return Turn(body, self._store, account_id, key_id, own, previous_id, keeps)

@@ -8,20 +8,28 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
+from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 import orjson
 from django.conf import settings
+from yarl import URL
 
+from catalog import service_accounts
+from catalog.snapshot import ProviderEntry
 from proxy import egress, failures
+from proxy.google_sign_in import AccessTokens
 from proxy.providers import demo
-from proxy.providers.base import deployment_path, read_failure
+from proxy.providers.base import Headers, bearer, deployment_path, read_failure
 from proxy.providers.registry import DECLARATIONS
 from proxy.routing import Candidate
 
 LARGEST_ERROR = 64 * 1024
 READ_BUFFER = 256 * 1024
 COMMON_HEADERS = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream", "Accept-Encoding": "identity"}
+READING_HEADERS: Mapping[str, str] = {"Accept": "*/*", "Accept-Encoding": "identity"}
+MOST_REDIRECTS = 3
+TOKEN_SECONDS = 10.0  # how long a token server may take
 DEMO_ENDPOINTS: dict[str, demo.Endpoint] = {
     "/chat/completions": "chat",
     "/completions": "completions",
@@ -54,6 +62,7 @@ class Upstream:
     def __init__(self) -> None:
         self._guarded: aiohttp.ClientSession | None = None
         self._open: aiohttp.ClientSession | None = None
+        self._tokens = AccessTokens()
 
     async def start(self) -> None:
         """Make the pools (they belong to the running loop)."""
@@ -78,32 +87,74 @@ class Upstream:
         provider = candidate.route.provider
         if provider.kind == "demo":
             return await _open_demo(candidate.route.upstream_model, path, body)
-        try:
-            egress.check_base_url(provider.base_url, allow_private=provider.allow_private)
-        except egress.AddressForbidden as error:
-            raise failures.CannotConnect(str(error)) from error
         declaration = DECLARATIONS[provider.kind]
-        session = self._open if provider.allow_private else self._guarded
-        if session is None:
-            raise failures.CannotConnect("the pools are not open")
         if provider.api_version and declaration.has_deployments:
             path = deployment_path(path, candidate.route.upstream_model, api_version=provider.api_version)
         sent = {**COMMON_HEADERS, **dict(headers)}
-        if candidate.key is not None:
-            sent.update(declaration.sign_for(candidate.format, candidate.key.secret))
+        sent.update(await self._sign_in(candidate))
+        answer = await self._call("POST", provider.base_url + path, provider, body=body, headers=sent, patience=patience)
+        return await self._checked(answer, candidate)
+
+    async def fetch(self, candidate: Candidate, *, url: str, patience: float) -> Answer:
+        """Get what a provider keeps at `url`, which is at the provider itself; it may send us on, but our key goes nowhere else.
+
+        Raises: UpstreamFailure; RequestRefused.
+        """
+        provider = candidate.route.provider
+        headers: Mapping[str, str] = {**READING_HEADERS, **dict(await self._sign_in(candidate))}
+        for _ in range(MOST_REDIRECTS + 1):
+            answer = await self._call("GET", url, provider, body=None, headers=headers, patience=patience)
+            if answer.status not in (301, 302, 303, 307, 308):
+                return await self._checked(answer, candidate)
+            answer.close()
+            onward = urljoin(url, answer.headers.get("Location", ""))
+            if urlsplit(onward)[:2] != urlsplit(url)[:2]:
+                headers = READING_HEADERS
+            url = onward
+        raise failures.BrokenAnswer("sent on too often")
+
+    async def _sign_in(self, candidate: Candidate) -> Headers:
+        """The headers that sign in to a provider. Raises: UpstreamFailure."""
+        key, provider = candidate.key, candidate.route.provider
+        if key is None:
+            return ()
+        declaration = DECLARATIONS[provider.kind]
+        if not (declaration.takes_service_accounts and service_accounts.looks_like_one(key.secret)):
+            return declaration.sign_for(candidate.format, key.secret)
+
+        async def exchange(url: str, form: bytes) -> bytes:
+            headers = {**READING_HEADERS, "Content-Type": "application/x-www-form-urlencoded"}
+            answer = await self._call("POST", url, provider, body=form, headers=headers, patience=TOKEN_SECONDS)
+            return await (await self._checked(answer)).read_all(LARGEST_ERROR)
+
+        return bearer(await self._tokens.token_for(key.secret, exchange))
+
+    async def _call(
+        self, method: str, url: str, provider: ProviderEntry, *, body: bytes | None, headers: Mapping[str, str], patience: float
+    ) -> "_HttpAnswer":
+        """One HTTP request, until the head of its answer. Raises: UpstreamFailure."""
+        try:
+            egress.check_base_url(url.partition("?")[0], allow_private=provider.allow_private)
+        except egress.AddressForbidden as error:
+            raise failures.CannotConnect(str(error)) from error
+        session = self._open if provider.allow_private else self._guarded
+        if session is None:
+            raise failures.CannotConnect("the pools are not open")
         try:
             async with asyncio.timeout(patience):
-                response = await session.post(provider.base_url + path, data=body, headers=sent, allow_redirects=False)
+                return _HttpAnswer(await session.request(method, URL(url, encoded=True), data=body, headers=headers, allow_redirects=False))
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectionResetError) as error:
             raise failures.CannotConnect(type(error).__name__) from error
         except TimeoutError as error:
             raise failures.TimedOut("no answer within the first-byte deadline") from error
         except (aiohttp.ClientError, ValueError, OSError) as error:
             raise failures.BrokenAnswer(type(error).__name__) from error
-        answer = _HttpAnswer(response)
-        if response.status == 200 and response.headers.get("Content-Encoding", "identity").lower() == "identity":
+
+    async def _checked(self, answer: "_HttpAnswer", candidate: Candidate | None = None) -> Answer:
+        """The answer, if its status says that it is one. Raises: UpstreamFailure; RequestRefused."""
+        if answer.status == 200 and answer.headers.get("Content-Encoding", "identity").lower() == "identity":
             return answer
-        if response.status == 200:
+        if answer.status == 200:
             answer.close()
             raise failures.BrokenAnswer("a compressed answer nobody asked for")
         try:
@@ -112,7 +163,9 @@ class Upstream:
             error_body = b""
         finally:
             answer.close()
-        raise read_failure(response.status, {name.lower(): value for name, value in response.headers.items()}, error_body)
+        if answer.status == 401 and candidate is not None and candidate.key is not None:
+            self._tokens.forget(candidate.key.secret)
+        raise read_failure(answer.status, {name.lower(): value for name, value in answer.headers.items()}, error_body)
 
     def _session(self, resolver: egress.GuardedResolver | None) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(
@@ -131,11 +184,12 @@ class Upstream:
 
 
 class _HttpAnswer:
-    __slots__ = ("_response", "headers")
+    __slots__ = ("_response", "headers", "status")
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
         self.headers: Mapping[str, str] = response.headers
+        self.status = response.status
 
     async def read_any(self) -> bytes:
         try:

@@ -1,4 +1,6 @@
-"""The data plane's URL table: what `proxy.asgi` serves in front of Django. All of it is POST."""
+"""The data plane's URL table: what `proxy.asgi` serves in front of Django. All but what Google keeps for a client is POST."""
+
+import re
 
 from django.urls import URLPattern, path
 
@@ -13,6 +15,8 @@ VIEWS: dict[str, View] = {
     "/v1/completions": views.completions,
     "/v1/embeddings": views.embeddings,
     "/v1/images/generations": views.images,
+    "/v1/estimate": views.estimate,
+    "/api/v1/estimate": views.estimate,
     "/api/v1/chat": views.chat_with_default,
     "/api/v1/chat/completions": views.chat_with_default,
     "/api/v1/messages": views.messages,
@@ -23,13 +27,20 @@ VIEWS: dict[str, View] = {
     "/api/v1/images/generations": views.images,
 }
 
-GEMINI_ADDRESSES = ("/v1beta/models/", "/v1/models/")  # google-genai calls the second
+# google-genai calls /v1; and the last, in the mode that Vertex AI has: only there it makes pictures and videos.
+_GEMINI = re.compile(r"/(?:v1beta/|v1/|v1(?:beta1)?/(?:projects/[^/]+/locations/[^/]+/)?publishers/google/)models/")
 
 
-def find_view(address: str) -> View | None:
+_KEPT = re.compile(r"/v1(?:beta)?/(?:(?:models/.+/)?(operations)/[^/]+|(files)/[^/]+:download)")
+
+
+def find_view(method: str, address: str) -> View | None:
     """The view that serves this address."""
+    if method != "POST":
+        kept = _KEPT.fullmatch(address) if method == "GET" else None
+        return None if kept is None else views.gemini_operation if kept[1] else views.gemini_file
     view = VIEWS.get(address)
-    if view is None and address.startswith(GEMINI_ADDRESSES) and ":" in address.rpartition("/")[2]:
+    if view is None and ":" in address.rpartition("/")[2] and _GEMINI.match(address):
         return views.gemini_method
     return view
 
@@ -37,4 +48,8 @@ def find_view(address: str) -> View | None:
 urlpatterns: list[URLPattern] = [
     *(path(address.removeprefix("/"), view, name=view.__name__) for address, view in VIEWS.items()),
     path("v1beta/models/<path:model>:<str:method>", views.gemini_method, name="gemini_method"),
+    path("v1beta1/publishers/google/models/<path:model>:<str:method>", views.gemini_method, name="vertex_method"),
+    path("v1beta/models/<path:model>/operations/<str:operation>", views.gemini_operation, name="gemini_model_operation"),
+    path("v1beta/operations/<str:operation>", views.gemini_operation, name="gemini_operation"),
+    path("v1beta/files/<str:file>:download", views.gemini_file, name="gemini_file"),
 ]

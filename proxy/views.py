@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from django.core.handlers.asgi import ASGIRequest
-from django.http import HttpResponse
+from django.http import HttpResponse, QueryDict
 
-from proxy import counting, engine, errors, gemini_methods
+from proxy import counting, engine, errors, estimates, gemini_methods, videos
 from proxy.asgi import StreamedResponse
 from proxy.body import parse_body
 from proxy.relay import Call, WholeAnswer, relay
@@ -47,17 +47,29 @@ async def count_message_tokens(request: ASGIRequest) -> HttpResponse:
     return _whole(await counting.count_message(engine.current(), _call(request, "messages", model_is_optional=False)))
 
 
+async def estimate(request: ASGIRequest) -> HttpResponse:
+    """POST /v1/estimate: what a request would cost; `?endpoint=` says whose it is, chat without. Free of charge."""
+    endpoint = QueryDict(request.scope["query_string"]).get("endpoint") or "chat"
+    return _whole(await estimates.estimate(engine.current(), _call(request, endpoint, model_is_optional=True)))
+
+
 async def responses(request: ASGIRequest) -> HttpResponse:
     """POST /v1/responses."""
     return await _serve(request, "responses")
 
 
-async def gemini_method(request: ASGIRequest) -> HttpResponse:
-    """POST /v1beta/models/{model}:{method} (also under /v1/models)."""
+async def gemini_method(request: ASGIRequest, **_address: str) -> HttpResponse:
+    """POST /v1beta/models/{model}:{method} (also under /v1/models, and under /v1beta1/publishers/google/models, as at Vertex AI)."""
     model, method = split_address(request.scope["path"])
+    place = "publishers/google/" if "/publishers/google/models/" in request.scope["path"] else ""
     call = _call(request, "gemini", model_is_optional=False)
     if method == "countTokens":
         return _whole(await counting.count_gemini(engine.current(), call, model))
+    if method == videos.METHOD:
+        _refuse_when_draining()
+        return _whole(await videos.start(engine.current(), call, model, place))
+    if method == "fetchPredictOperation":
+        return _whole(await videos.poll(engine.current(), call, None, place))
     if method in gemini_methods.BILLED:
         call.surface = gemini_methods.BILLED[method](model)
         return await _answer(call)
@@ -67,6 +79,19 @@ async def gemini_method(request: ASGIRequest) -> HttpResponse:
     facts = SURFACES["gemini"].read(parse_body(call.raw))
     call.facts = replace(facts, model=model, stream=streams, wants_sse=not streams or b"alt=sse" in request.scope["query_string"])
     return await _answer(call)
+
+
+async def gemini_operation(request: ASGIRequest, **_address: str) -> HttpResponse:
+    """GET /v1beta/models/{model}/operations/{operation}, also /v1beta/operations/{operation} (and under /v1)."""
+    call = _call(request, "gemini", model_is_optional=False)
+    return _whole(await videos.poll(engine.current(), call, request.scope["path"].rpartition("/operations/")[2]))
+
+
+async def gemini_file(request: ASGIRequest, **_address: str) -> HttpResponse:
+    """GET /v1beta/files/{file}:download (and under /v1)."""
+    _refuse_when_draining()
+    name = request.scope["path"].rpartition("/files/")[2].removesuffix(":download")
+    return StreamedResponse(await videos.download(engine.current(), _call(request, "gemini", model_is_optional=False), name))
 
 
 def split_address(path: str) -> tuple[str, str]:
@@ -80,13 +105,16 @@ async def _serve(request: ASGIRequest, endpoint: str, *, model_is_optional: bool
 
 
 async def _answer(call: Call) -> HttpResponse:
-    running = engine.current()
-    if running.streams.draining:
-        raise errors.ServerRestarting
-    answer = await relay(running, call)
+    _refuse_when_draining()
+    answer = await relay(engine.current(), call)
     if isinstance(answer, WholeAnswer):
         return _whole(answer)
     return StreamedResponse(answer, is_sse=call.facts is None or call.facts.wants_sse)
+
+
+def _refuse_when_draining() -> None:
+    if engine.current().streams.draining:
+        raise errors.ServerRestarting
 
 
 def _whole(answer: WholeAnswer) -> HttpResponse:
@@ -98,6 +126,8 @@ def _whole(answer: WholeAnswer) -> HttpResponse:
 
 def _call(request: ASGIRequest, endpoint: str, *, model_is_optional: bool) -> Call:
     scope = request.scope
+    if "tollgate" not in scope:  # Django's own handler: it has the address in its table, but the method is another
+        raise errors.NoSuchRoute
     request_id, clock, body, watch = scope["tollgate"]
     client = scope.get("client")
     return Call(
@@ -109,4 +139,5 @@ def _call(request: ASGIRequest, endpoint: str, *, model_is_optional: bool) -> Ca
         clock=clock,
         watch=watch,
         model_is_optional=model_is_optional,
+        shown=scope["tollgate.shown"],
     )

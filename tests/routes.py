@@ -2,6 +2,7 @@
 
 A policy is what the generated tests of `test_every_tenant_route_has_a_stranger_test` hold a route to:
 `public` nothing is asked; `key` an API key, and it shows only what belongs to the key's account; `session` a signed-in person;
+`account` a member of the account in the address, whose role grants `permission` (`post` for anything but GET and HEAD);
 `staff` a signed-in person of the operator's.
 """
 
@@ -9,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Policy = Literal["public", "key", "session", "staff"]
+from accounts.permissions import Permission
+
+Policy = Literal["public", "key", "session", "account", "staff"]
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,18 @@ class Call:
 
 @dataclass(frozen=True)
 class Route:
-    """A route's policy, and for those that need a key how to call it."""
+    """A route's policy, and for those that need a key how to call it.
+
+    Of an `account` route: the permissions that its page declares, whether it answers nothing but POST, and what to fill in for variables of
+    its address beside the slug (1 without).
+    """
 
     policy: Policy
     calls: tuple[Call, ...] = ()
+    permission: Permission | None = None
+    post: Permission | None = None
+    only_post: bool = False
+    filled: Mapping[str, str] = field(default_factory=dict)
 
 
 OWNER_MARKERS = ("account", "key_name", "key_start", "user", "model", "request_id", "cost", "said")
@@ -52,6 +63,74 @@ ROUTES: dict[str, Route] = {
     "metrics": Route("public"),
     "admin": Route("public"),
     "docs/errors": Route("public"),
+    "webhooks/stripe": Route("public"),
+    "webhooks/stripe/": Route("public"),
+    "unsubscribe/<str:token>": Route("public"),  # the signed token is what is asked for
+}
+
+# Signing in and up, and what a stranger is told on the way.
+ROUTES |= {
+    f"user/{_address}": Route("public")
+    for _address in (
+        "login/",
+        "logout/",
+        "inactive/",
+        "signup/",
+        "confirm-email/",
+        "password/reset/",
+        "password/reset/done/",
+        "password/reset/key/done/",
+        "^password/reset/key/(?P<uidb36>[0-9A-Za-z]+)-(?P<key>.+)/$",
+        "login/code/confirm/",
+        "2fa/authenticate/",
+        "2fa/webauthn/login/",
+        "3rdparty/login/cancelled/",
+        "3rdparty/login/error/",
+        "3rdparty/signup/",
+        "social/login/cancelled/",
+        "social/login/error/",
+        "social/signup/",
+        "social/connections/",
+    )
+}
+ROUTES["invitations/<str:secret>"] = Route("public")  # the link's secret is what is asked for
+# A person's own pages.
+ROUTES |= {
+    f"user/{_address}": Route("session")
+    for _address in (
+        "profile",
+        "reauthenticate/",
+        "email/",
+        "password/change/",
+        "password/set/",
+        "2fa/",
+        "2fa/reauthenticate/",
+        "2fa/totp/activate/",
+        "2fa/totp/deactivate/",
+        "2fa/recovery-codes/",
+        "2fa/recovery-codes/generate/",
+        "2fa/recovery-codes/download/",
+        "2fa/webauthn/",
+        "2fa/webauthn/add/",
+        "2fa/webauthn/reauthenticate/",
+        "2fa/webauthn/keys/<int:pk>/remove/",
+        "2fa/webauthn/keys/<int:pk>/edit/",
+        "3rdparty/",
+        "sessions/",
+    )
+}
+ROUTES["accounts/new"] = Route("session")
+# An account's pages: each with the permission that it asks of a member's role.
+ROUTES |= {
+    "a/<slug:slug>": Route("public"),  # only leads to the address with the slash
+    "a/<slug:slug>/": Route("account", permission=Permission.READ),
+    "a/<slug:slug>/members": Route("account", permission=Permission.READ, post=Permission.MANAGE_MEMBERS),
+    "a/<slug:slug>/members/<int:member_id>/role": Route("account", permission=Permission.MANAGE_MEMBERS, only_post=True),
+    "a/<slug:slug>/members/<int:member_id>/remove": Route("account", permission=Permission.READ, only_post=True),
+    "a/<slug:slug>/invitations/<int:invitation_id>/revoke": Route("account", permission=Permission.MANAGE_MEMBERS, only_post=True),
+    "a/<slug:slug>/settings": Route("account", permission=Permission.MANAGE_ACCOUNT),
+    "a/<slug:slug>/audit-log": Route("account", permission=Permission.MANAGE_MEMBERS),
+    "a/<slug:slug>/close": Route("account", permission=Permission.MANAGE_ACCOUNT),
 }
 
 _CHAT: dict[str, Any] = {"model": "{model}", "messages": [{"role": "user", "content": "Hello!"}]}
@@ -85,6 +164,9 @@ for _address, _body in (
 ):
     ROUTES[_address] = Route("key", (Call(f"/{_address}", "POST", body=_body, plane="data"),))
 
+for _address in ("v1/estimate", "api/v1/estimate"):
+    ROUTES[_address] = Route("key", (Call(f"/{_address}", "POST", body=_CHAT, plane="data"),))
+
 for _address in ("v1/messages/count_tokens", "api/v1/messages/count_tokens"):
     ROUTES[_address] = Route("key", (Call(f"/{_address}", "POST", body=_CHAT, plane="data"),))
 
@@ -95,6 +177,7 @@ ROUTES["v1beta/models/<path:model>:<str:method>"] = Route(
         Call(f"/{_prefix}/models/{{{_model}}}:{_method}", "POST", body=_body, owner_status=400, plane="data")
         for _prefix in ("v1beta", "v1")
         for _model, _method, _body in (
+            ("model", "fetchPredictOperation", {"operationName": "models/a"}),
             ("model", "generateContent", {"contents": "Hello!"}),
             ("model", "countTokens", {"contents": "Hello!"}),
             ("embedding_model", "embedContent", {"content": {"parts": [{"text": "Hello!"}]}}),
@@ -102,6 +185,31 @@ ROUTES["v1beta/models/<path:model>:<str:method>"] = Route(
         )
     ),
 )
+ROUTES["v1beta1/publishers/google/models/<path:model>:<str:method>"] = Route(
+    "key",
+    (
+        *(
+            Call(f"/{_place}/models/{{model}}:generateContent", "POST", body={"contents": "Hello!"}, owner_status=400, plane="data")
+            for _place in ("v1beta1/publishers/google", "v1/publishers/google", "v1/projects/p/locations/l/publishers/google")
+        ),
+        Call(
+            "/v1beta1/publishers/google/models/{model}:fetchPredictOperation",
+            "POST",
+            body={"operationName": "publishers/google/models/{model}/operations/gw1.1.AAAA"},
+            owner_status=404,
+            plane="data",
+        ),
+    ),
+)
+# Who was not given a name finds nothing, the owner of a model included; what an account sees of its own is tested with videos.
+for _address, _path in (
+    ("models/<path:model>/operations/<str:operation>", "models/{model}/operations/gw1.1.AAAA"),
+    ("operations/<str:operation>", "operations/gw1.1.AAAA"),
+    ("files/<str:file>:download", "files/m53tcljrfzaucqkb:download"),
+):
+    ROUTES[f"v1beta/{_address}"] = Route(
+        "key", tuple(Call(f"/{_prefix}/{_path}", owner_status=404, plane="data") for _prefix in ("v1beta", "v1"))
+    )
 ROUTES["v1beta/models"] = Route("key", (Call("/v1beta/models"),))
 ROUTES["v1beta/models/<path:name>"] = Route("key", (Call("/v1beta/models/{model}"),))
 
@@ -153,3 +261,15 @@ for _prefix in ("v1", "api/v1"):
             (Call(f"/{_prefix}/responses/input_tokens", "POST", body={"previous_response_id": "{response_id}", "input": "Go on."}),),
         ),
     }
+
+ROUTES |= {
+    f"a/<slug:slug>/{_address}": Route("session")
+    for _address in (
+        "billing/statements",
+        "billing/statements/<str:month>",
+        "billing/ledger.csv",
+        "billing/ledger.jsonl",
+        "usage.csv",
+        "usage.jsonl",
+    )
+}

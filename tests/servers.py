@@ -45,6 +45,7 @@ def _start() -> None:
         KEY_PEPPERS=f"1:{secrets.token_hex(32)}",
         ENCRYPTION_KEYS=f"1:{secrets.token_hex(32)}",
         DEBUG="1",
+        CHECK_STREAMS="raise",
         LOG_LEVEL="WARNING",
         DEFAULT_RPM="0",
     )

@@ -1,6 +1,7 @@
 """The tables of money and of what it was spent on."""
 
-from billing.models.gifts import Adjustment, Redemption, RedemptionCode
+from billing.models.gifts import Adjustment, CodeTries, Redemption, RedemptionCode, WelcomeGift
+from billing.models.invoices import ProviderInvoice
 from billing.models.notices import Alert, AlertSettings, WalletArming, WebhookEndpoint
 from billing.models.payments import AutoTopUp, Reversal, StripeCustomer, StripeEvent, Subscription, TopUp
 from billing.models.plans import Plan, PlanAssignment
@@ -14,11 +15,13 @@ __all__ = [
     "Alert",
     "AlertSettings",
     "AutoTopUp",
+    "CodeTries",
     "CreditGrant",
     "Hold",
     "HoldOwner",
     "Plan",
     "PlanAssignment",
+    "ProviderInvoice",
     "Redemption",
     "RedemptionCode",
     "Reversal",
@@ -34,4 +37,5 @@ __all__ = [
     "Wallet",
     "WalletArming",
     "WebhookEndpoint",
+    "WelcomeGift",
 ]

@@ -51,6 +51,32 @@ class Redemption(models.Model):
         return f"{self.code} by {self.account}"
 
 
+class CodeTries(models.Model):
+    """How often an account typed a code that does not exist, since when: what guessing is limited by. Its row is the lock of redeeming."""
+
+    account = models.OneToOneField(Account, primary_key=True, on_delete=models.CASCADE, related_name="+")
+    wrong = models.PositiveIntegerField(default=0)
+    since = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        verbose_name_plural = "code tries"
+
+    def __str__(self) -> str:
+        return f"{self.wrong} wrong tries by {self.account}"
+
+
+class WelcomeGift(models.Model):
+    """A welcome credit that was given: once an account, and once a person, however many accounts they open."""
+
+    account = models.OneToOneField(Account, on_delete=models.PROTECT, related_name="+")
+    person = models.OneToOneField(User, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+    transfer = models.OneToOneField(Transfer, on_delete=models.PROTECT, related_name="+")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    def __str__(self) -> str:
+        return f"welcome of {self.account}"
+
+
 class Adjustment(models.Model):
     """A credit or debit by staff. Above the limit that the settings give, somebody other than who asked has to approve it."""
 
@@ -60,7 +86,13 @@ class Adjustment(models.Model):
         REJECTED = "rejected"
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    class Kind(models.TextChoices):
+        PROMO = "promo", "promo: a gift, burned first"
+        PAID = "paid", "paid: money was received outside Stripe, burned last"
+        DEBIT = "debit", "debit: out of the wallet"
+
     wallet = models.ForeignKey(Wallet, on_delete=models.PROTECT, related_name="adjustments")
+    kind = models.CharField(max_length=5, choices=Kind.choices, default=Kind.PROMO)
     amount_nano = models.BigIntegerField(help_text="Positive: into the wallet. Negative: out of it.")
     reason = models.CharField(max_length=400)
     expires_at = models.DateTimeField(null=True, blank=True, help_text="Of the credit.")
@@ -74,6 +106,9 @@ class Adjustment(models.Model):
     class Meta:
         constraints = [
             models.CheckConstraint(condition=~Q(amount_nano=0), name="adjustment_moves"),
+            models.CheckConstraint(
+                condition=Q(kind="debit", amount_nano__lt=0) | (~Q(kind="debit") & Q(amount_nano__gt=0)), name="adjustment_direction"
+            ),
             models.CheckConstraint(condition=Q(state="done", transfer__isnull=False) | ~Q(state="done"), name="adjustment_done_is_booked"),
         ]
 

@@ -57,6 +57,7 @@ class WalletArming(models.Model):
     wallet = models.OneToOneField(Wallet, on_delete=models.CASCADE, related_name="arming")
     number = models.BigIntegerField(default=1)
     is_armed = models.BooleanField(default=True)
+    seen_version = models.BigIntegerField(default=0, help_text="How far the wallet's ledger was followed.")
 
     def __str__(self) -> str:
         return f"arming {self.number} of {self.wallet}"
@@ -70,6 +71,8 @@ class WebhookEndpoint(models.Model):
     url = models.URLField(max_length=500)
     events = models.JSONField(default=list, blank=True, help_text="Kinds of events; empty: all.")
     sealed_secret = models.TextField(editable=False)
+    previous_sealed_secret = models.TextField(blank=True, editable=False, help_text="Calls are signed with it too until `previous_until`.")
+    previous_until = models.DateTimeField(null=True, blank=True, editable=False)
     is_enabled = models.BooleanField(default=True)
     failures = models.PositiveIntegerField(default=0, help_text="Deliveries in a row that failed for good.")
     disabled_reason = models.CharField(max_length=200, blank=True)

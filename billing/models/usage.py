@@ -83,6 +83,7 @@ class UsageRecord(models.Model):
             models.Index(fields=["account", "-started_at"], name="usage_by_account"),
             models.Index(fields=["key", "started_at"], name="usage_by_key"),
             models.Index(fields=["transfer"], name="usage_by_transfer"),
+            models.Index(fields=["account", "user_tag", "-started_at"], condition=~models.Q(user_tag=""), name="usage_by_user"),
         ]
 
     def __str__(self) -> str:

@@ -123,6 +123,13 @@ class Transfer(models.Model):
         indexes = [
             models.Index(fields=["wallet", "-created_at"], name="transfer_by_wallet"),
             models.Index(fields=["-created_at"], name="transfer_by_time"),
+            # The few that are not usage: what a wallet was credited and what was taken back is told without reading its whole ledger.
+            models.Index(
+                fields=["wallet", "created_at"],
+                include=["kind", "debit_account", "amount"],
+                condition=~Q(kind__in=("usage", "overrun")),
+                name="transfer_not_usage",
+            ),
         ]
 
     def __str__(self) -> str:

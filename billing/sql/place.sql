@@ -18,25 +18,26 @@ BEGIN
     IF FOUND THEN
         RETURN found_row;
     END IF;
-    -- A new window starts from the records that began in it, so that a budget set in the middle of a month counts the whole month.
+    -- A new window starts from what began in it, so that a budget set in the middle of a month counts the whole month. The slots say that:
+    -- windows begin and end at local midnights, and those are quarters of an hour in every time zone.
     -- Two statements, so that each has an index of its own whatever the plan cache decides.
     IF kind = 'key' THEN
         INSERT INTO billing_spendwindow AS s (subject_kind, subject_id, account_id, window_start, window_end, spent, held, input_tokens,
                 output_tokens, held_input_tokens, held_output_tokens, requests)
             SELECT kind, subject, account, starts, ends, COALESCE(SUM(u.cost), 0), 0,
-                COALESCE(SUM(u.input_tokens + u.cached_input_tokens + u.cache_write_tokens + u.cache_write_1h_tokens + u.audio_input_tokens), 0),
-                COALESCE(SUM(u.output_tokens + u.reasoning_tokens + u.audio_output_tokens), 0), 0, 0, COUNT(*)
-            FROM billing_usagerecord u
-            WHERE u.key_id = subject AND u.started_at >= starts AND u.started_at < ends
+                COALESCE(SUM(u.input_tokens + u.cached_input_tokens + u.cache_write_tokens + u.audio_input_tokens), 0),
+                COALESCE(SUM(u.output_tokens + u.reasoning_tokens + u.audio_output_tokens), 0), 0, 0, COALESCE(SUM(u.requests), 0)
+            FROM billing_usageslot u
+            WHERE u.key_id = subject AND u.starts_at >= starts AND u.starts_at < ends
             RETURNING s.* INTO found_row;
     ELSE
         INSERT INTO billing_spendwindow AS s (subject_kind, subject_id, account_id, window_start, window_end, spent, held, input_tokens,
                 output_tokens, held_input_tokens, held_output_tokens, requests)
             SELECT kind, subject, account, starts, ends, COALESCE(SUM(u.cost), 0), 0,
-                COALESCE(SUM(u.input_tokens + u.cached_input_tokens + u.cache_write_tokens + u.cache_write_1h_tokens + u.audio_input_tokens), 0),
-                COALESCE(SUM(u.output_tokens + u.reasoning_tokens + u.audio_output_tokens), 0), 0, 0, COUNT(*)
-            FROM billing_usagerecord u
-            WHERE u.account_id = subject AND u.started_at >= starts AND u.started_at < ends
+                COALESCE(SUM(u.input_tokens + u.cached_input_tokens + u.cache_write_tokens + u.audio_input_tokens), 0),
+                COALESCE(SUM(u.output_tokens + u.reasoning_tokens + u.audio_output_tokens), 0), 0, 0, COALESCE(SUM(u.requests), 0)
+            FROM billing_usageslot u
+            WHERE u.account_id = subject AND u.starts_at >= starts AND u.starts_at < ends
             RETURNING s.* INTO found_row;
     END IF;
     RETURN found_row;

@@ -3,6 +3,9 @@
 -- A request that has a usage record already is charged nothing again. charge = min(cost, hold + what is free now); the rest is written off by
 -- the operator. A record marked `release` only gives its hold back (nothing was sent). A record whose hold was swept meanwhile is real all the
 -- same: it is booked with the rule `overrun`, still never below zero. `batch` names the transfers: a new one for every call, a retry too.
+--
+-- In the same transaction each record is added to its slot (quarters of an hour, what reports read), and an alert is written for each threshold
+-- of a budget or quota that was reached. Both belong to the account whose wallet is locked, so they need no lock of their own.
 
 CREATE OR REPLACE FUNCTION billing_book_wallet(wallet bigint, batch uuid, charged bigint, released bigint, lost bigint, moment timestamptz)
 RETURNS void LANGUAGE plpgsql AS $$
@@ -36,6 +39,70 @@ CREATE OR REPLACE FUNCTION billing_transfer_id(kind text, batch uuid, wallet big
     SELECT md5(kind || '|' || batch || '|' || wallet)::uuid
 $$;
 
+-- Adds these records to their slots, or takes them out again (`sign` -1). What a slot is made of is said here alone.
+CREATE OR REPLACE FUNCTION billing_count_in_slots(ids uuid[], sign integer) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO billing_usageslot AS s (account_id, key_id, model, provider, starts_at, requests, errors, input_tokens, cached_input_tokens,
+            cache_write_tokens, audio_input_tokens, output_tokens, reasoning_tokens, audio_output_tokens, images, cost, upstream_cost,
+            reported_cost, written_off, latency_ms, timed, first_token_ms, first_timed)
+        SELECT u.account_id, u.key_id, u.model, u.provider, billing_slot_of(u.started_at), sign * COUNT(*),
+            sign * COUNT(*) FILTER (WHERE u.status IN ('error', 'cut', 'swept')), sign * SUM(u.input_tokens), sign * SUM(u.cached_input_tokens),
+            sign * SUM(u.cache_write_tokens + u.cache_write_1h_tokens), sign * SUM(u.audio_input_tokens), sign * SUM(u.output_tokens),
+            sign * SUM(u.reasoning_tokens), sign * SUM(u.audio_output_tokens), sign * SUM(u.images), sign * SUM(u.cost),
+            sign * SUM(u.upstream_cost), sign * COALESCE(SUM(u.reported_cost), 0), sign * SUM(u.written_off),
+            sign * COALESCE(SUM(u.latency_ms), 0), sign * COUNT(u.latency_ms), sign * COALESCE(SUM(u.first_token_ms), 0),
+            sign * COUNT(u.first_token_ms)
+        FROM billing_usagerecord u WHERE u.request_id = ANY (ids)
+        GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 5, 2, 3, 4
+        ON CONFLICT (account_id, starts_at, key_id, model, provider) DO UPDATE SET
+            requests = s.requests + EXCLUDED.requests, errors = s.errors + EXCLUDED.errors,
+            input_tokens = s.input_tokens + EXCLUDED.input_tokens, cached_input_tokens = s.cached_input_tokens + EXCLUDED.cached_input_tokens,
+            cache_write_tokens = s.cache_write_tokens + EXCLUDED.cache_write_tokens,
+            audio_input_tokens = s.audio_input_tokens + EXCLUDED.audio_input_tokens,
+            output_tokens = s.output_tokens + EXCLUDED.output_tokens, reasoning_tokens = s.reasoning_tokens + EXCLUDED.reasoning_tokens,
+            audio_output_tokens = s.audio_output_tokens + EXCLUDED.audio_output_tokens, images = s.images + EXCLUDED.images,
+            cost = s.cost + EXCLUDED.cost, upstream_cost = s.upstream_cost + EXCLUDED.upstream_cost,
+            reported_cost = s.reported_cost + EXCLUDED.reported_cost, written_off = s.written_off + EXCLUDED.written_off,
+            latency_ms = s.latency_ms + EXCLUDED.latency_ms, timed = s.timed + EXCLUDED.timed,
+            first_token_ms = s.first_token_ms + EXCLUDED.first_token_ms, first_timed = s.first_timed + EXCLUDED.first_timed;
+END $$;
+
+CREATE OR REPLACE FUNCTION billing_slot_of(moment timestamptz) RETURNS timestamptz LANGUAGE sql IMMUTABLE AS $$
+    SELECT date_bin('15 minutes', moment, '2000-01-01T00:00:00Z')
+$$;
+
+-- Writes the alerts of these windows: one for each threshold that is reached, and only the first time for the same window and limit. The
+-- limits are those in force now, so a raised one counts anew; a window of another length than the key's budget has now is of its past.
+CREATE OR REPLACE FUNCTION billing_raise_alerts(windows bigint[], moment timestamptz) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO billing_alert (account_id, kind, subject, "window", "limit", threshold, value, created_at)
+        SELECT s.account_id, told.kind, told.subject, to_char(s.window_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"+00:00"'),
+            told.bound, step.threshold, told.value, moment
+        FROM billing_spendwindow s
+        CROSS JOIN LATERAL (
+            SELECT 'budget' AS kind, 'key:' || k.id AS subject, k.budget_nano AS bound, s.spent AS value
+                FROM keys_apikey k WHERE s.subject_kind = 'key' AND k.id = s.subject_id AND CASE k.budget_window
+                    WHEN 'day' THEN s.window_end - s.window_start < interval '2 days'
+                    WHEN 'week' THEN s.window_end - s.window_start BETWEEN interval '6 days' AND interval '8 days'
+                    WHEN 'month' THEN s.window_end - s.window_start BETWEEN interval '27 days' AND interval '32 days'
+                    ELSE s.window_end - s.window_start > interval '366 days' END
+            UNION ALL
+            SELECT quota.kind, 'account', quota.bound, quota.value FROM (
+                    SELECT p.monthly_input_tokens, p.monthly_output_tokens
+                    FROM billing_planassignment pa JOIN billing_plan p ON p.id = pa.plan_id
+                    WHERE s.subject_kind = 'account' AND pa.account_id = s.subject_id AND pa.starts_at <= moment
+                    ORDER BY pa.starts_at DESC LIMIT 1) plan
+                CROSS JOIN LATERAL (VALUES ('quota_input', plan.monthly_input_tokens, s.input_tokens),
+                    ('quota_output', plan.monthly_output_tokens, s.output_tokens)) AS quota (kind, bound, value)) told
+        CROSS JOIN (VALUES (50), (80), (100)) AS step (threshold)
+        WHERE s.id = ANY (windows) AND told.bound > 0 AND told.value >= (told.bound::numeric * step.threshold / 100)
+            AND NOT EXISTS (
+                SELECT FROM billing_alert a WHERE a.account_id = s.account_id AND a.kind = told.kind AND a.subject = told.subject
+                    AND a."window" = to_char(s.window_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"+00:00"')
+                    AND a."limit" = told.bound AND a.threshold = step.threshold)
+        ON CONFLICT DO NOTHING;
+END $$;
+
 CREATE OR REPLACE FUNCTION billing_settle(records jsonb, batch uuid, moment timestamptz)
 RETURNS TABLE (ord bigint, outcome text, charged bigint, written_off bigint)
 LANGUAGE plpgsql
@@ -50,6 +117,7 @@ DECLARE
     released uuid[] := '{}';    -- holds to delete
     booked uuid[] := '{}';      -- usage records written
     overran uuid[] := '{}';     -- records that a sweep had written, brought up to what really happened
+    moved bigint[] := '{}';     -- windows of the budgets and quotas that these requests were held under
     extra bigint;
     lost bigint;
 BEGIN
@@ -114,6 +182,7 @@ BEGIN
                 lost := GREATEST(0, r.cost - r.known_cost - r.known_lost - extra);
                 written_off := lost;
                 overran := overran || r.id;
+                PERFORM billing_count_in_slots(ARRAY[r.id], -1);
                 UPDATE billing_spendwindow s
                     SET spent = s.spent + extra,
                         input_tokens = s.input_tokens - u.input_tokens + r.input_tokens + r.cached_input_tokens + r.cache_write_tokens
@@ -132,6 +201,7 @@ BEGIN
                         output_tokens = r.output_tokens, reasoning_tokens = r.reasoning_tokens,
                         audio_output_tokens = r.audio_output_tokens, images = r.images
                     WHERE request_id = r.id;
+                PERFORM billing_count_in_slots(ARRAY[r.id], 1);
                 IF extra > 0 OR lost > 0 THEN
                     PERFORM billing_book_overrun(walked, r.id, extra, lost, moment);
                     free := free - extra;
@@ -176,12 +246,15 @@ BEGIN
                 UNION ALL
                 SELECT quota_window, 0, quota_input_tokens, quota_output_tokens FROM gone WHERE quota_window IS NOT NULL) part
             GROUP BY part.id
+        ), lifted AS (
+            UPDATE billing_spendwindow s SET held = s.held - freed.money, held_input_tokens = s.held_input_tokens - freed.tokens_in,
+                    held_output_tokens = s.held_output_tokens - freed.tokens_out
+                FROM freed WHERE s.id = freed.id RETURNING s.id
         )
-        UPDATE billing_spendwindow s SET held = s.held - freed.money, held_input_tokens = s.held_input_tokens - freed.tokens_in,
-                held_output_tokens = s.held_output_tokens - freed.tokens_out
-            FROM freed WHERE s.id = freed.id;
+        SELECT COALESCE(array_agg(lifted.id), '{}') INTO moved FROM lifted;
     END IF;
     IF booked <> '{}' THEN
+        PERFORM billing_count_in_slots(booked, 1);
         WITH used AS (
             SELECT u.account_id, u.key_id, u.started_at, u.cost,
                 u.input_tokens + u.cached_input_tokens + u.cache_write_tokens + u.cache_write_1h_tokens + u.audio_input_tokens AS tokens_in,
@@ -201,6 +274,9 @@ BEGIN
         UPDATE billing_spendwindow s SET spent = s.spent + counted.cost, input_tokens = s.input_tokens + counted.tokens_in,
                 output_tokens = s.output_tokens + counted.tokens_out, requests = s.requests + counted.requests
             FROM counted WHERE s.id = counted.id;
+        IF moved <> '{}' THEN
+            PERFORM billing_raise_alerts(moved, moment);
+        END IF;
     END IF;
 END $$;
 

@@ -19,13 +19,14 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from gateway_site.embedded import processes, state
+from gateway_site.embedded import processes, simulated_stripe, state
 from gateway_site.embedded.servers import Servers
 from gateway_site.embedded.state import EmbeddedError
 
 _WEB_STOP_SECONDS = 30.0
 _WORKER_STOP_SECONDS = 15.0
 _BEAT_STOP_SECONDS = 5.0
+_STRIPE_STOP_SECONDS = 5.0
 _READY_SECONDS = 60.0
 _STEADY_SECONDS = 60.0  # a child that has run this long has recovered: its next crash is its first
 _LONGEST_PAUSE_SECONDS = 30.0
@@ -214,6 +215,7 @@ class Supervisor:
         state.secrets(self._folder)
         self._servers.start(os.environ)
         state.load_environment()
+        stripe = simulated_stripe.announce(self._folder, os.environ) if simulated_stripe.wanted(os.environ) else None
         self._check_interrupted()
         credentials = self._prepare(address.url)
         self._check_interrupted()
@@ -231,6 +233,8 @@ class Supervisor:
                 self._folder,
             ),
         ]
+        if stripe:
+            self._others.append(Child("stripe", _python(*stripe), self._folder))
         for child in self._others:
             child.start()
 
@@ -292,6 +296,7 @@ class Supervisor:
             self._stop_children([self._web], _WEB_STOP_SECONDS)
         self._stop_children([child for child in self._others if child.name == "beat"], _BEAT_STOP_SECONDS)
         self._stop_children([child for child in self._others if child.name == "worker"], _WORKER_STOP_SECONDS)
+        self._stop_children([child for child in self._others if child.name == "stripe"], _STRIPE_STOP_SECONDS)
         self._servers.stop()
         if self._web:
             _say("Stopped. Nothing is left running.")
@@ -361,6 +366,8 @@ def _banner(url: str, credentials: dict[str, str], folder: Path, seconds: float)
     if key := credentials.get("api_key"):
         lines += [f"  {'API key':<10}{key}\n", "Try it:\n", f"  curl -N {url}/v1/chat/completions \\"]
         lines += [f'    -H "Authorization: Bearer {key}" -H "Content-Type: application/json" \\', f"    -d '{body}'\n"]
+    if settings.STRIPE_SIMULATED:
+        lines += [f"  {'Payments':<10}simulated, no money moves: {settings.STRIPE_API_BASE}/simulator\n"]
     lines += [f"Credentials: {folder / 'quickstart.json'}   Logs: {folder / 'logs'}", "Ctrl-C stops everything.\n"]
     return "\n".join(lines)
 

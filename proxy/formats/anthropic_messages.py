@@ -28,6 +28,7 @@ from proxy.formats.anthropic_messages_sending import (
 from proxy.formats.anthropic_messages_stream_in import StreamParser
 from proxy.formats.anthropic_messages_stream_out import StreamRenderer
 from proxy.formats.base import NotAnAnswer
+from proxy.formats.costs import splice_cost
 from proxy.formats.openai_chat import read_reported_cost, with_cost
 from proxy.sse import Splitter
 
@@ -90,7 +91,9 @@ class MessagesWhole:
         """The answer as received (costs in nano-USD)."""
         if not self._adds_cost:
             return self._body.raw
-        return self._body.splice({"usage": with_cost(self._usage or render_usage(estimate), cost=cost, upstream_cost=upstream_cost)})
+        if self._usage is None:
+            return self._body.splice({"usage": with_cost(render_usage(estimate), cost=cost, upstream_cost=upstream_cost)})
+        return splice_cost(self._body.raw, self._usage, cost=cost, upstream_cost=upstream_cost)
 
 
 def read_answer(raw: bytes, *, adds_cost: bool = False) -> MessagesWhole:
@@ -230,4 +233,4 @@ class MessagesTap:
         fields = parse_object(data)
         if fields is None or fields.get("type") != "message_delta" or not isinstance(fields.get("usage"), dict) or b"\n" in data:
             return event
-        return event.replace(data, Body(data, fields).splice({"usage": with_cost(fields["usage"], cost=cost, upstream_cost=upstream_cost)}))
+        return splice_cost(event, fields["usage"], cost=cost, upstream_cost=upstream_cost)

@@ -18,6 +18,7 @@ from proxy.formats.anthropic_messages_blocks import (
 )
 from proxy.formats.conversation import Answer, AnyItem, Audio, CannotParse, Echo, Image, Reasoning, Refusal, Stop, Text, ToolCall, ToolDef
 from proxy.formats.tool_names import client_name, renamed_tools
+from proxy.formats.usage_reading import Doubts, UnreadableCount, take_count
 
 _STOPS = {
     "end_turn": Stop.END,
@@ -99,69 +100,68 @@ def turn_back(item: AnyItem, tools: Mapping[str, ToolDef] | None) -> AnyItem:
 
 
 def read_usage(obj: Any) -> TokenUsage | None:
-    """Turn a `usage` into disjoint buckets; None when there is none or it cannot be believed.
+    """Turn a `usage` into disjoint buckets; None when there is none. What it breaks is among its doubts.
 
     `input_tokens` has neither what was read from the cache nor what was written to it. With compaction, advisors or fallbacks the top
     level leaves tokens out: the sum of `iterations` is what was used.
     """
     if not isinstance(obj, Mapping):
         return None
-    top = _read_counts(obj)
-    if top is None:
-        return None
-    rounds = obj.get("iterations")
-    if isinstance(rounds, list) and rounds:
-        counted = [_read_counts(one) for one in rounds if isinstance(one, dict)]
-        if None not in counted:
+    doubts = Doubts()
+    try:
+        top = _read_counts(obj, doubts)
+        if top is None:
+            return None
+        rounds = obj.get("iterations")
+        if isinstance(rounds, list) and rounds:
+            counted = [_read_counts(one, doubts) for one in rounds if isinstance(one, dict)]
             sums = tuple(sum(counts) for counts in zip(*(counts for counts in counted if counts is not None), strict=True))
-            if len(sums) == len(top) and sum(sums[:5]) >= sum(top[:5]):
+            if None not in counted and len(sums) == len(top) and sum(sums[:5]) >= sum(top[:5]):
                 top = (*sums[:5], max(sums[5], top[5]))
+            else:
+                doubts.note("usage_iterations_mismatch")
+        tools = obj.get("server_tool_use")
+        if isinstance(tools, dict) and any(take_count(tools.get(name)) for name in _BILLED_TOOLS):
+            doubts.note("builtin_tools_unmetered")
+    except UnreadableCount as error:
+        return error.usage
     fresh, cached, written, written_1h, out, reasoning = top
+    doubts.expect("usage_reasoning_beyond_output", holds=reasoning <= out)
     reasoning = min(reasoning, out)
-    usage = TokenUsage(
+    return TokenUsage(
         input_tokens=fresh,
         cached_input_tokens=cached,
         cache_write_tokens=written,
         cache_write_1h_tokens=written_1h,
         output_tokens=out - reasoning,
         reasoning_tokens=reasoning,
+        doubts=doubts.found,
     )
-    return usage if usage.is_sane() else None
 
 
 _Counts = tuple[int, ...]
+_BILLED_TOOLS = ("web_search_requests", "code_execution_requests")  # fetching is free of charge
 
 
-def _read_counts(obj: Mapping[str, Any]) -> _Counts | None:
-    """Fresh, cached, written (5 minutes, 1 hour), out, thought."""
+def _read_counts(obj: Mapping[str, Any], doubts: Doubts) -> _Counts | None:
+    """Fresh, cached, written (5 minutes, 1 hour), out, thought. Raises: UnreadableCount."""
     if obj.get("input_tokens") is None and obj.get("output_tokens") is None:
         return None
     split, details = obj.get("cache_creation"), obj.get("output_tokens_details")
     split = split if isinstance(split, dict) else {}
     details = details if isinstance(details, dict) else {}
-    try:
-        short, hour = _count(split.get("ephemeral_5m_input_tokens")), _count(split.get("ephemeral_1h_input_tokens"))
-        given = obj.get("cache_creation_input_tokens")
-        written = short + hour if given is None else _count(given)
-        hour = min(hour, written)
-        return (
-            _count(obj.get("input_tokens")),
-            _count(obj.get("cache_read_input_tokens")),
-            written - hour,
-            hour,
-            _count(obj.get("output_tokens")),
-            _count(details.get("thinking_tokens")),
-        )
-    except ValueError:
-        return None
-
-
-def _count(value: Any) -> int:
-    if value is None:
-        return 0
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e15 or value != int(value):
-        raise ValueError(value)
-    return int(value)
+    short, hour = take_count(split.get("ephemeral_5m_input_tokens")), take_count(split.get("ephemeral_1h_input_tokens"))
+    written = take_count(obj.get("cache_creation_input_tokens"), default=short + hour)
+    doubts.expect("usage_cache_write_split_mismatch", holds=not split or written == short + hour)
+    hour = min(hour, written)
+    return (
+        take_count(obj.get("input_tokens")),
+        take_count(obj.get("cache_read_input_tokens")),
+        written - hour,
+        hour,
+        take_count(obj.get("output_tokens")),
+        take_count(details.get("thinking_tokens")),
+    )
 
 
 def render_usage(usage: TokenUsage) -> dict[str, Any]:

@@ -83,7 +83,7 @@ class CompletionsWhole(openai_chat.ChatWhole):
         Raises: NotAnAnswer.
         """
         super().__init__(raw)
-        if self.usage is None:
+        if self.usage is None or not self.usage.is_sane():
             choices = [choice for choice in self._body.fields["choices"] if isinstance(choice, dict)]
             said = sum(len(text.encode()) for choice in choices if isinstance(text := choice.get("text"), str))
             self.output_bytes = max(0, said - echoed)

@@ -65,9 +65,9 @@ def splice_request(body: Body, *, upstream_model: str, knows_base64: bool) -> by
 def read_usage(usage: Mapping[str, Any] | None) -> TokenUsage | None:
     """The tokens that were read; None when the provider does not say, or says none at all (Google's endpoint)."""
     read = openai_chat.read_usage(usage)
-    if read is None or read.total_input_tokens == 0:
+    if read is None or (read.total_input_tokens == 0 and read.is_sane()):
         return None
-    return TokenUsage(input_tokens=read.total_input_tokens)
+    return TokenUsage(input_tokens=read.total_input_tokens, doubts=read.doubts)
 
 
 def encode_vector(numbers: Iterable[float]) -> str:
@@ -110,7 +110,7 @@ class EmbeddingsWhole:
     def render(self, *, estimate: TokenUsage, cost: int, upstream_cost: int) -> bytes:
         """The answer as received but for its usage."""
         usage = self._usage
-        if self.usage is None:
+        if self.usage is None or not self.usage.is_sane():
             usage = {**usage, "prompt_tokens": estimate.total_input_tokens, "total_tokens": estimate.total_input_tokens}
         return self._body.splice({"usage": openai_chat.with_cost(usage, cost=cost, upstream_cost=upstream_cost)})
 

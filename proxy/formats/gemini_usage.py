@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from catalog.usage import LARGEST_COUNT, TokenUsage
+from catalog.usage import TokenUsage
 from proxy.formats.base import BYTES_PER_TOKEN
 from proxy.formats.gemini_parts import camel_case, list_of, mapping_of
+from proxy.formats.usage_reading import Doubts, UnreadableCount, take_count
 
 
 def read_usage(obj: Any) -> TokenUsage | None:
-    """Turn `usageMetadata` into disjoint buckets; None when there is none or it is not made of counts.
+    """Turn `usageMetadata` into disjoint buckets; None when there is none. What it breaks is among its doubts.
 
     Cached tokens are inside the prompt, those of built-in tools beside it; thoughts are beside the candidates.
     """
@@ -23,17 +24,28 @@ def read_usage(obj: Any) -> TokenUsage | None:
         candidates = get("responseTokenCount")
     if prompt is None and candidates is None and thoughts is None:
         return None
+    doubts = Doubts()
     try:
-        read, out, thought, reused = _count(prompt) + _count(tools), _count(candidates), _count(thoughts), _count(cached)
+        read, out, thought, reused = (
+            take_count(prompt) + take_count(tools),
+            take_count(candidates),
+            take_count(thoughts),
+            take_count(cached),
+        )
         heard = said = 0
         if "promptTokensDetails" in obj or "candidatesTokensDetails" in obj:
             heard = _audio(get("promptTokensDetails")) + _audio(get("toolUsePromptTokensDetails")) - _audio(get("cacheTokensDetails"))
-            said = min(_audio(get("candidatesTokensDetails")), out)
-    except ValueError:
-        return None
+            said = _audio(get("candidatesTokensDetails"))
+        total = take_count(get("totalTokenCount"), default=read + out + thought)
+    except UnreadableCount as error:
+        return error.usage
+    doubts.expect("usage_total_mismatch", holds=total == read + out + thought)
+    doubts.expect("usage_audio_beyond_input", holds=heard <= read)
+    doubts.expect("usage_audio_beyond_output", holds=said <= out)
     if reused > read:
+        doubts.note("usage_cached_beyond_input")
         read += reused
-    heard = min(max(heard, 0), read - reused)
+    heard, said = min(max(heard, 0), read - reused), min(said, out)
     return TokenUsage(
         input_tokens=read - reused - heard,
         cached_input_tokens=reused,
@@ -41,23 +53,14 @@ def read_usage(obj: Any) -> TokenUsage | None:
         output_tokens=out - said,
         reasoning_tokens=thought,
         audio_output_tokens=said,
+        doubts=doubts.found,
     )
-
-
-def _count(value: Any) -> int:
-    if value is None:
-        return 0
-    if type(value) is int and 0 <= value <= LARGEST_COUNT:
-        return value
-    if isinstance(value, float) and 0 <= value <= LARGEST_COUNT and value == int(value):
-        return int(value)
-    raise ValueError(value)
 
 
 def _audio(details: Any) -> int:
     if not isinstance(details, list):
         return 0
-    return sum(_count(one.get("tokenCount")) for one in details if isinstance(one, dict) and one.get("modality") == "AUDIO")
+    return sum(take_count(one.get("tokenCount")) for one in details if isinstance(one, dict) and one.get("modality") == "AUDIO")
 
 
 def render_usage(usage: TokenUsage) -> dict[str, Any]:
@@ -103,7 +106,7 @@ def read_method_usage(method: str, request: Any, answer: Any) -> MethodUsage:
     if pictures:
         return MethodUsage(TokenUsage(images=len(pictures)))
     usage = read_usage(answer.get("usageMetadata"))
-    if usage is not None:
+    if usage is not None and usage.is_sane():
         return MethodUsage(usage)
     if method in ("predict", "generateImages") and not any("embeddings" in one for one in predictions) and not _has_text(request):
         return MethodUsage(TokenUsage())  # every picture was filtered
@@ -125,8 +128,8 @@ def _has_text(request: Any) -> bool:
 def _tokens_of(embedding: Mapping[str, Any]) -> int | None:
     statistics = camel_case(mapping_of(embedding.get("statistics")))
     try:
-        return _count(statistics["tokenCount"])
-    except (KeyError, ValueError):
+        return take_count(statistics["tokenCount"])
+    except (KeyError, UnreadableCount):
         return None
 
 

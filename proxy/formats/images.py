@@ -65,14 +65,17 @@ def read_tokens(usage: Mapping[str, Any] | None, *, images: int) -> TokenUsage:
             "prompt_tokens_details": {"cached_tokens": details.get("cached_tokens") if isinstance(details, dict) else None},
         }
     read = openai_chat.read_usage(usage)
-    if read is None or not read.is_sane():
+    if read is None:
         return TokenUsage(images=images)
+    if not read.is_sane():
+        return TokenUsage(images=images, doubts=("usage_tokens_unreadable",))
     return TokenUsage(
         input_tokens=read.input_tokens,
         cached_input_tokens=read.cached_input_tokens,
         output_tokens=read.output_tokens,
         reasoning_tokens=read.reasoning_tokens,
         images=images,
+        doubts=read.doubts,
     )
 
 

@@ -15,6 +15,7 @@ from catalog.usage import TokenUsage
 from proxy.body import Body
 from proxy.formats.base import BYTES_PER_TOKEN, Facts, InvalidRequest, NotAnAnswer
 from proxy.formats.fields import read_count, read_flag, read_messages, read_model, read_object, read_user_tag
+from proxy.formats.usage_reading import Doubts, UnreadableCount, take_count
 from proxy.sse import Splitter
 
 NAME: Final = "chat"
@@ -79,8 +80,11 @@ def splice_request(
     return body.splice(edits) if edits else body.raw
 
 
+TOOL_COUNTS = ("num_sources_used", "num_server_side_tools_used", "num_search_queries")  # xAI's and Perplexity's own searches
+
+
 def read_usage(usage: Mapping[str, Any] | None) -> TokenUsage | None:
-    """Turn a provider's `usage` into disjoint buckets; None when there is none or it is not made of numbers.
+    """Turn a provider's `usage` into disjoint buckets; None when there is none. What it breaks is among its doubts.
 
     Providers disagree on what contains what; the total tells (all seen in recorded traffic): reasoning outside the completion (xAI: total =
     prompt + completion + reasoning), cached outside the prompt (Grok on Azure: cached > prompt), thoughts only in the total (Gemini's
@@ -88,26 +92,27 @@ def read_usage(usage: Mapping[str, Any] | None) -> TokenUsage | None:
     """
     if not usage:
         return None
-    details_in = _mapping(usage.get("prompt_tokens_details"))
-    details_out = _mapping(usage.get("completion_tokens_details"))
-    try:
-        prompt = _count(usage.get("prompt_tokens"))
-        completion = _count(usage.get("completion_tokens"))
-        total = _count(usage.get("total_tokens"), default=prompt + completion)
-        cached = (
-            _count(details_in.get("cached_tokens"))
-            or _count(usage.get("prompt_cache_hit_tokens"))  # DeepSeek
-            or _count(usage.get("cached_tokens"))  # Moonshot
-            or _count(usage.get("num_cached_tokens"))  # Mistral
-        )
-        written = _count(details_in.get("cache_write_tokens"))
-        audio_in = _count(details_in.get("audio_tokens"))
-        reasoning = _count(details_out.get("reasoning_tokens"))
-        audio_out = _count(details_out.get("audio_tokens"))
-    except ValueError:
-        return None
     if usage.get("prompt_tokens") is None and usage.get("completion_tokens") is None:
         return None
+    details_in = _mapping(usage.get("prompt_tokens_details"))
+    details_out = _mapping(usage.get("completion_tokens_details"))
+    doubts = Doubts()
+    try:
+        prompt = take_count(usage.get("prompt_tokens"))
+        completion = take_count(usage.get("completion_tokens"))
+        total = take_count(usage.get("total_tokens"), default=prompt + completion)
+        cached = (
+            take_count(details_in.get("cached_tokens"))
+            or take_count(usage.get("prompt_cache_hit_tokens"))  # DeepSeek
+            or take_count(usage.get("cached_tokens"))  # Moonshot
+            or take_count(usage.get("num_cached_tokens"))  # Mistral
+        )
+        written = take_count(details_in.get("cache_write_tokens"))
+        audio_in = take_count(details_in.get("audio_tokens"))
+        reasoning = take_count(details_out.get("reasoning_tokens"))
+        audio_out = take_count(details_out.get("audio_tokens"))
+    except UnreadableCount as error:
+        return error.usage
     beyond = total - prompt - completion
     if beyond > 0 and beyond == reasoning:
         completion += reasoning
@@ -116,9 +121,17 @@ def read_usage(usage: Mapping[str, Any] | None) -> TokenUsage | None:
     elif beyond > 0 and reasoning == 0:
         reasoning = beyond
         completion += beyond
+    doubts.expect("usage_total_mismatch", holds=total == prompt + completion)
+    doubts.expect("usage_audio_beyond_input", holds=audio_in <= prompt)
+    doubts.expect("usage_audio_beyond_output", holds=audio_out <= completion)
+    doubts.expect("usage_reasoning_beyond_output", holds=reasoning <= completion)
+    doubts.expect("usage_cache_write_beyond_input", holds=written <= prompt)
     if cached > prompt:
+        doubts.note("usage_cached_beyond_input")
         prompt += cached
-    audio_in = min(audio_in, prompt - cached)
+    if any(usage.get(name) for name in TOOL_COUNTS) or _mapping(usage.get("server_tool_use")).get("web_search_requests"):
+        doubts.note("builtin_tools_unmetered")
+    audio_in = min(audio_in, prompt - cached)  # what was heard may be what was cached: each token is in one bucket
     written = min(written, prompt - cached - audio_in)
     audio_out = min(audio_out, completion)
     reasoning = min(reasoning, completion - audio_out)
@@ -130,6 +143,7 @@ def read_usage(usage: Mapping[str, Any] | None) -> TokenUsage | None:
         output_tokens=completion - reasoning - audio_out,
         reasoning_tokens=reasoning,
         audio_output_tokens=audio_out,
+        doubts=doubts.found,
     )
 
 
@@ -188,7 +202,7 @@ class ChatWhole:
         # Only needed when the provider gave no usage.
         self.output_bytes = (
             0
-            if self.usage is not None
+            if self.usage is not None and self.usage.is_sane()
             else sum(len(text) for choice in choices for text in _DELTA.findall(orjson.dumps(choice.get("message"))))
         )
 
@@ -348,16 +362,6 @@ def _printable(text: str) -> str:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _count(value: Any, default: int = 0) -> int:
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or value in (float("inf"), float("-inf")):
-        raise ValueError(value)
-    if value < 0 or value != int(value):
-        raise ValueError(value)
-    return int(value)
 
 
 def _count_media(content: Any) -> int:

@@ -64,11 +64,8 @@ def _unwrap_input(arguments: str) -> str:
 
 
 def read_usage(usage: Any) -> TokenUsage | None:
-    """Turn a `usage` object into disjoint buckets; None when there is none or it is not to be believed."""
-    if not isinstance(usage, dict):
-        return None
-    found = openai_chat.read_usage(usage)
-    return found if found is not None and found.is_sane() else None
+    """Turn a `usage` object into disjoint buckets; None when there is none."""
+    return openai_chat.read_usage(usage) if isinstance(usage, dict) else None
 
 
 def render_usage(usage: TokenUsage) -> dict[str, Any]:

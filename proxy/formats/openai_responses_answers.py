@@ -30,7 +30,7 @@ def parse_answer(fields: Mapping[str, Any], conversation: Conversation | None = 
         model=text_of(fields.get("model")),
         items=items,
         stop=stop,
-        usage=read_usage(fields.get("usage")),
+        usage=read_usage(fields.get("usage"), output),
         created=int(created) if isinstance(created, int | float) and 0 <= created < 1e12 else 0,
         raw_stop=raw_stop,
         raw=fields,

@@ -7,6 +7,7 @@ from catalog.usage import TokenUsage
 from proxy.formats.conversation import AnyItem, Audio, Echo, Image, Reasoning, Refusal, ServerTool, Stop, Text, ToolCall, Unknown
 from proxy.formats.openai_responses_items import NAME, dicts_of, item_id, mapping_of, original_call, text_of
 from proxy.formats.tool_names import renamed_tools
+from proxy.formats.usage_reading import Doubts, UnreadableCount, take_count
 
 REASONS = {
     "max_output_tokens": Stop.LENGTH,
@@ -188,8 +189,13 @@ def render_stop(stop: Stop | None, raw_stop: str) -> dict[str, Any]:
             return {"status": status, "error": None, "incomplete_details": None}
 
 
-def read_usage(usage: Any) -> TokenUsage | None:
-    """Turn a `usage` object into disjoint buckets; None when there is none or it is not made of believable numbers.
+_BILLED_TOOLS = ("web_search_call", "file_search_call", "code_interpreter_call", "image_generation_call")
+_TOOL_COUNTS = ("num_sources_used", "num_server_side_tools_used")  # xAI's
+
+
+def read_usage(usage: Any, output: Any = None) -> TokenUsage | None:
+    """Turn a `usage` object into disjoint buckets; None when there is none. What it breaks is among its doubts.
+    `output` are the answer's items: tools that the provider ran itself are billed apart.
 
     Input contains what was cached and written to the cache, output contains reasoning. Those who count otherwise show it: cached beyond the
     input, reasoning beyond the output, a total beyond both.
@@ -199,31 +205,41 @@ def read_usage(usage: Any) -> TokenUsage | None:
     details_in, details_out = mapping_of(usage.get("input_tokens_details")), mapping_of(usage.get("output_tokens_details"))
     lifetimes = mapping_of(details_in.get("cache_write_tokens_details"))
     try:
-        given = _count(usage.get("input_tokens"))
-        produced = _count(usage.get("output_tokens"))
-        total = _count(usage.get("total_tokens"), default=given + produced)
-        cached = _count(details_in.get("cached_tokens"))
-        written = _count(details_in.get("cache_write_tokens"))
-        written_long = _count(lifetimes.get("ttl_12h_tokens"))
-        heard = _count(details_in.get("audio_tokens"))
-        reasoning = _count(details_out.get("reasoning_tokens"))
-        spoken = _count(details_out.get("audio_tokens"))
-    except ValueError:
-        return None
+        given = take_count(usage.get("input_tokens"))
+        produced = take_count(usage.get("output_tokens"))
+        total = take_count(usage.get("total_tokens"), default=given + produced)
+        cached = take_count(details_in.get("cached_tokens"))
+        written = take_count(details_in.get("cache_write_tokens"))
+        written_long = take_count(lifetimes.get("ttl_12h_tokens"))
+        heard = take_count(details_in.get("audio_tokens"))
+        reasoning = take_count(details_out.get("reasoning_tokens"))
+        spoken = take_count(details_out.get("audio_tokens"))
+    except UnreadableCount as error:
+        return error.usage
     beyond = total - given - produced
     if reasoning and beyond == reasoning:
         produced += reasoning
     elif beyond > 0 and reasoning == 0:
         reasoning = beyond
         produced += beyond
+    doubts = Doubts()
+    doubts.expect("usage_total_mismatch", holds=total == given + produced)
+    doubts.expect("usage_audio_beyond_input", holds=heard <= given)
+    doubts.expect("usage_audio_beyond_output", holds=spoken <= produced)
+    doubts.expect("usage_reasoning_beyond_output", holds=reasoning <= produced)
+    doubts.expect("usage_cache_write_beyond_input", holds=written <= given)
+    doubts.expect("usage_cache_write_split_mismatch", holds=written_long <= written)
+    if any(usage.get(name) for name in _TOOL_COUNTS) or any(item.get("type") in _BILLED_TOOLS for item in dicts_of(output)):
+        doubts.note("builtin_tools_unmetered")
     if cached > given:
+        doubts.note("usage_cached_beyond_input")
         given += cached
     written = min(written, given - cached)
     written_long = min(written_long, written)
     heard = min(heard, given - cached - written)
     spoken = min(spoken, produced)
     reasoning = min(reasoning, produced - spoken)
-    found = TokenUsage(
+    return TokenUsage(
         input_tokens=given - cached - written - heard,
         cached_input_tokens=cached,
         cache_write_tokens=written - written_long,
@@ -232,8 +248,8 @@ def read_usage(usage: Any) -> TokenUsage | None:
         output_tokens=produced - reasoning - spoken,
         reasoning_tokens=reasoning,
         audio_output_tokens=spoken,
+        doubts=doubts.found,
     )
-    return found if found.is_sane() else None
 
 
 def render_usage(usage: TokenUsage) -> dict[str, Any]:
@@ -248,14 +264,6 @@ def render_usage(usage: TokenUsage) -> dict[str, Any]:
         "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
         "total_tokens": usage.total_input_tokens + usage.total_output_tokens,
     }
-
-
-def _count(value: Any, default: int = 0) -> int:
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e12 or value != int(value):
-        raise ValueError(value)
-    return int(value)
 
 
 _ECHOED: Mapping[str, Any] = {

@@ -470,7 +470,7 @@ class StreamParser:
                 if index not in self._closed and entry:
                     self._begin(index, entry, out)
                     self._close(entry, out)
-        usage = read_usage(response.get("usage"))
+        usage = read_usage(response.get("usage"), response.get("output"))
         if usage is not None:
             out.append(Metered(usage))
         if kind == "response.failed":

@@ -66,6 +66,7 @@ class StreamRenderer:
         "_terminated",
         "_texts",
         "_usage",
+        "usage_extra",
     )
 
     keep_alive: bytes = KEEP_ALIVE
@@ -88,6 +89,7 @@ class StreamRenderer:
         self._held = False  # the open call is shown when it is whole
         self._deltas = 0
         self._usage: TokenUsage | None = None
+        self.usage_extra: dict[str, Any] = {}  # what else the usage shows (the cost)
         self._stopped: Stopped | None = None
         self._terminated = False
 
@@ -150,7 +152,7 @@ class StreamRenderer:
         return tail + self._event(kind, {"response": self._whole(fields)})
 
     def _whole(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        usage = None if self._usage is None else render_usage(self._usage)
+        usage = None if self._usage is None else render_usage(self._usage) | self.usage_extra
         return {**(self._response or {}), **fields, "output": self._output, "usage": usage}
 
     def _event(self, kind: str, fields: dict[str, Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""OpenAI Responses passed through: answers go to the client byte for byte, and what the gateway must know of them is read on the side. Pure."""
+"""OpenAI Responses passed through: answers go to the client byte for byte but for the cost, and what the gateway must know is read on the side. Pure."""
 
 import re
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ import orjson
 
 from catalog.usage import TokenUsage
 from proxy.formats.base import NotAnAnswer
+from proxy.formats.costs import splice_cost
 from proxy.formats.openai_chat import read_reported_cost
 from proxy.formats.openai_responses_items import dicts_of, mapping_of, text_of
 from proxy.formats.openai_responses_output import read_usage
@@ -98,9 +99,9 @@ class ResponsesTap:
             return b""
         return self.feed(b"\n\n")
 
-    def finish(self, *, estimate: TokenUsage, cost: int, upstream_cost: int) -> bytes:  # noqa: ARG002 - the event goes out as it came
-        """What to send last when all went well: the provider's own last event, byte for byte."""
-        return self._last
+    def finish(self, *, estimate: TokenUsage, cost: int, upstream_cost: int) -> bytes:  # noqa: ARG002 - the provider always counts
+        """What to send last when all went well: the provider's own last event, with the cost (nano-USD) in its usage."""
+        return splice_cost(self._last, self._usage_json or {}, cost=cost, upstream_cost=upstream_cost)
 
     def fail(self, error: Mapping[str, Any], *, ran_out: bool) -> bytes:
         """What to send last when the stream failed after it began: `response.failed`, never an invented clean end.
@@ -137,7 +138,7 @@ class ResponsesTap:
             return True
         if not isinstance(kind, str) or kind not in TERMINAL:
             return False
-        self._take_usage(response.get("usage"))
+        self._take_usage(response)
         if kind == "response.failed":
             self.error = response.get("error") or {"message": "The response failed."}
             return True
@@ -149,8 +150,9 @@ class ResponsesTap:
         self.done = True
         return True
 
-    def _take_usage(self, usage: Any) -> None:
-        found = read_usage(usage)
+    def _take_usage(self, response: Mapping[str, Any]) -> None:
+        usage = response.get("usage")
+        found = read_usage(usage, response.get("output"))
         if found is not None:
             self._usage, self._usage_json = found, usage
 
@@ -180,7 +182,7 @@ def _fields_of(event: bytes) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class ResponsesAnswer:
-    """A whole answer of a provider of this format: it goes to the client byte for byte."""
+    """A whole answer of a provider of this format: it goes to the client as it came, but for the cost in its usage."""
 
     raw: bytes
     fields: Mapping[str, Any]
@@ -189,9 +191,9 @@ class ResponsesAnswer:
     finish_reason: str
     output_bytes: int
 
-    def render(self, *, estimate: TokenUsage, cost: int, upstream_cost: int) -> bytes:  # noqa: ARG002 - the answer goes out as it came
+    def render(self, *, estimate: TokenUsage, cost: int, upstream_cost: int) -> bytes:  # noqa: ARG002 - the provider always counts
         """The bytes to send."""
-        return self.raw
+        return splice_cost(self.raw, mapping_of(self.fields.get("usage")), cost=cost, upstream_cost=upstream_cost)
 
 
 def read_answer(raw: bytes) -> ResponsesAnswer:
@@ -210,7 +212,7 @@ def read_answer(raw: bytes) -> ResponsesAnswer:
     return ResponsesAnswer(
         raw=raw,
         fields=fields,
-        usage=read_usage(usage),
+        usage=read_usage(usage, fields["output"]),
         reported_cost=read_reported_cost(usage) if isinstance(usage, dict) else None,
         finish_reason="".join(filter(str.isprintable, reason))[:40],
         output_bytes=count_output(fields),

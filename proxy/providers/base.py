@@ -57,6 +57,8 @@ class Declaration:
     endpoint_sign: Callable[[str], Headers] | None = None  # where they are signed in to in another way
     embeds_base64: bool = True
     has_deployments: bool = False  # whether it is called by deployment where an API version is set
+    fetches_operations: bool = False  # whether long-running operations are asked for by a method of the model's
+    takes_service_accounts: bool = False  # whether a key may be a service account, which signs in with access tokens
 
     def sign_for(self, format_name: FormatName, secret: str) -> Headers:
         """The headers that sign in to one of its formats or endpoints."""

@@ -28,6 +28,8 @@ DECLARATIONS = {
             endpoint_sign=bearer,
             embeds_base64=False,
         ),
+        # https://cloud.google.com/vertex-ai/docs/reference/rest: Gemini's methods under its own address and sign-in.
+        Declaration("vertex", formats=("gemini",), sign=google_key, fetches_operations=True, takes_service_accounts=True),
         Declaration("deepseek"),
         Declaration("openrouter", endpoints=frozenset({"completions", "embeddings"})),
         Declaration("xai", formats=("chat", "responses"), endpoints=frozenset({"images"})),

@@ -21,23 +21,66 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from accounts.models import Account, Membership, User
+from accounts.models import Account, AuditEvent, Membership, OutboxMessage, User
 from billing import reconciliation
-from billing.models import CreditGrant, Hold, HoldOwner, Plan, PlanAssignment, SpendWindow, TaskRun, Transfer, UsageRecord, Wallet
+from billing.gifts import adjustments, codes
+from billing.models import (
+    Adjustment,
+    Alert,
+    AlertSettings,
+    CreditGrant,
+    Hold,
+    HoldOwner,
+    Plan,
+    PlanAssignment,
+    ProviderInvoice,
+    Redemption,
+    RedemptionCode,
+    Reversal,
+    SpendWindow,
+    StripeCustomer,
+    StripeEvent,
+    TaskRun,
+    TopUp,
+    Transfer,
+    UsageRecord,
+    Wallet,
+    WebhookEndpoint,
+)
 from catalog.models import Alias, CatalogVersion, Model, Price, Provider, ProviderKey, Route
 from gateway_site.admin_base import BigTableAdmin, ReadOnlyAdmin
 from gateway_site.changes import CHANNEL
 from keys import issuing, secret
 from keys.models import ApiKey
 from tests.billing.desk import Desk
-from tests.conftest import Customer
+from tests.conftest import Customer, make_customer
 
 # Static files are collected for production only; the middleware warns about the folder that is not there.
 pytestmark = pytest.mark.filterwarnings("ignore:No directory at")
 
 USD = 1_000_000_000
 REGISTERED = sorted(admin.site._registry, key=lambda model: model._meta.label)
-BOOKS = [Wallet, Transfer, CreditGrant, Hold, HoldOwner, UsageRecord, SpendWindow, TaskRun]
+BOOKS = [
+    Adjustment,
+    Redemption,
+    RedemptionCode,
+    Wallet,
+    Transfer,
+    CreditGrant,
+    Hold,
+    HoldOwner,
+    UsageRecord,
+    SpendWindow,
+    TaskRun,
+    Alert,
+    WebhookEndpoint,
+    OutboxMessage,
+    AuditEvent,
+    TopUp,
+    Reversal,
+    StripeEvent,
+    StripeCustomer,
+]
 NO_ADDING = {*BOOKS, CatalogVersion, LogEntry}
 PROVIDER_SECRET = "sk-provider-Xq7Zr2LmN8vT4wYb"
 name_of = lambda model: model._meta.label  # noqa: E731 - ids of parametrised tests
@@ -99,6 +142,18 @@ def world(_database: None) -> Iterator[dict[Any, Any]]:
     open_request = desk.hold(USD, started=now)
     record = desk.usage(request)
     member = person()
+    (code,) = codes.create_codes(count=1, amount_nano=USD, user=member, now=now)
+    codes.redeem(account=make_customer(usd="0").account, code=code.code, user=member, now=now)
+    paid = TopUp.objects.create(
+        wallet=desk.wallet,
+        kind="checkout",
+        state="quarantined",
+        credit_nano=USD,
+        charge_minor=100,
+        paid_minor=99,
+        payment_intent_id=f"pi_{uuid.uuid4().hex}",
+        failure="its subtotal is wrong",
+    )
     Membership.objects.create(account=desk.account, user=member, role="viewer")
     LogEntry.objects.create(user=person(is_staff=True), content_type_id=1, object_id="1", object_repr="x", action_flag=2, change_message="")
     yield {
@@ -106,13 +161,52 @@ def world(_database: None) -> Iterator[dict[Any, Any]]:
         ApiKey: desk.key,
         Wallet: desk.wallet,
         Transfer: record.transfer,
-        CreditGrant: CreditGrant.objects.get(wallet_id=desk.wallet_id),
+        CreditGrant: CreditGrant.objects.filter(wallet_id=desk.wallet_id).latest("id"),
         Hold: Hold.objects.get(pk=open_request["id"]),
         HoldOwner: HoldOwner.objects.get(pk=desk.owner),
         UsageRecord: record,
         SpendWindow: desk.window_of(desk.key),
         TaskRun: TaskRun.objects.create(name=uuid.uuid4().hex, last_started_at=now, last_error="ValueError: no luck"),
+        Alert: Alert.objects.create(
+            account=desk.account, kind="budget", subject=f"key:{desk.key.pk}", window="w", limit=2, threshold=50, value=1, told_at=now
+        ),
+        AlertSettings: AlertSettings.objects.create(account=desk.account),
+        WebhookEndpoint: WebhookEndpoint.objects.create(
+            account=desk.account, url="https://hooks.example.com/x", sealed_secret=PROVIDER_SECRET
+        ),
+        OutboxMessage: OutboxMessage.objects.create(
+            kind="mail",
+            dedupe_key=uuid.uuid4().hex,
+            account=desk.account,
+            recipient="someone@example.com",
+            subject="Hello",
+            content={"text": "Hello!", "html": "<p>Hello!</p>", "unsubscribe_url": ""},
+            state="failed",
+        ),
+        AuditEvent: AuditEvent.objects.create(account=desk.account, actor_text="staff", action="key.created", subject="CI"),
+        TopUp: paid,
+        Reversal: Reversal.objects.create(
+            id=f"dp_{uuid.uuid4().hex}", top_up=paid, kind="dispute", amount_minor=99, status="needs_response", is_active=True
+        ),
+        StripeEvent: StripeEvent.objects.create(
+            id=f"evt_{uuid.uuid4().hex}",
+            type="checkout.session.completed",
+            object_id="cs_test_1",
+            is_live=False,
+            payload={"data": {"object": {"id": "cs_test_1", "name": "<script>"}}},
+            state="quarantined",
+            created_at=now,
+        ),
+        StripeCustomer: StripeCustomer.objects.create(
+            account=desk.account, customer_id=f"cus_{uuid.uuid4().hex}", is_live=False, payment_method_id="pm_1", card_last_four="4242"
+        ),
         Plan: plan,
+        RedemptionCode: code,
+        Redemption: code.redemptions.get(),
+        Adjustment: adjustments.request_adjustment(
+            wallet=desk.wallet, kind="promo", amount_nano=500 * USD, reason="large", user=member, now=now
+        ),
+        ProviderInvoice: ProviderInvoice.objects.create(provider=provider.slug, month=now.date().replace(day=1), amount_nano=USD),
         Provider: provider,
         ProviderKey: key,
         Model: model,
@@ -287,6 +381,40 @@ def test_a_list_of_a_growing_table_never_counts_it_and_never_asks_row_by_row(bos
         assert "LIMIT" in asked[0]
 
 
+# -- Gifts ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_codes_are_made_once_and_downloaded(boss: Client) -> None:
+    note = uuid.uuid4().hex
+    form = {**fields_of(boss.get(address(RedemptionCode, "generate")).content.decode()), "count": "3", "amount": "2.50", "most_uses": "1"}
+    first = boss.post(address(RedemptionCode, "generate"), {**form, "note": note})
+    again = boss.post(address(RedemptionCode, "generate"), {**form, "note": note}, follow=True)
+    made = list(RedemptionCode.objects.filter(note=note).order_by("pk").values_list("code", flat=True))
+    assert [line.split(",")[:2] for line in first.content.decode().splitlines()[1:]] == [[code, "2.50"] for code in made]
+    assert (len(made), first.headers["Content-Type"]) == (3, "text/csv; charset=utf-8")
+    assert "sent before" in again.content.decode()
+
+
+def test_a_code_is_switched_off_and_on(boss: Client, world: dict[Any, Any]) -> None:
+    code = world[RedemptionCode]
+    for deed, is_enabled in (("disable", False), ("enable", True)):
+        boss.post(address(RedemptionCode, deed, code.pk))
+        code.refresh_from_db()
+        assert code.is_enabled is is_enabled
+
+
+def test_a_large_credit_waits_for_somebody_else(boss: Client, customer: Customer) -> None:
+    form = credit_form(boss, customer.wallet, amount="250")
+    asked = boss.post(address(Wallet, "grant_credit", customer.wallet.pk), form, follow=True)
+    waiting = Adjustment.objects.get(wallet=customer.wallet)
+    assert "a second person has to approve" in asked.content.decode()
+    mine = boss.post(address(Adjustment, "approve", waiting.pk), follow=True)
+    assert "somebody else" in mine.content.decode()
+    assert customer.fresh_wallet().balance == 5 * USD
+    signed_in(person(is_staff=True, is_superuser=True)).post(address(Adjustment, "approve", waiting.pk))
+    assert customer.fresh_wallet().balance == 255 * USD
+
+
 # -- Wallets -------------------------------------------------------------------------------------------------------------------------
 
 
@@ -302,7 +430,7 @@ def test_granting_twice_with_the_same_form_credits_once(boss: Client, customer: 
     assert "Granted $12.50; the balance then was $17.50." in first.content.decode()
     assert "booked once" in again.content.decode()
     assert customer.fresh_wallet().balance == int(17.5 * USD)
-    granted = Transfer.objects.get(wallet=customer.wallet, source_type="admin")
+    granted = Transfer.objects.get(wallet=customer.wallet, source_type="adjustment")
     assert (granted.kind, granted.debit_account, granted.note) == ("promo", "promo", "a welcome")
     assert granted.actor.endswith("@example.com")
     assert LogEntry.objects.filter(object_id=str(customer.wallet.pk), change_message__contains="a welcome").count() == 1

@@ -3,7 +3,7 @@
 import json
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,7 +14,7 @@ from django.utils import timezone
 from billing.models import Plan, PlanAssignment
 from catalog import pricing
 from catalog.models import Alias, Model, Price, Provider, ProviderKey, Route
-from catalog.usage import TokenUsage
+from catalog.usage import BUCKETS, TokenUsage
 from keys import issuing
 from keys.models import ApiKey
 from tests.billing.desk import Desk
@@ -69,7 +69,7 @@ class Tenant:
         list_cost = pricing.cost(price.frozen(), usage)
         cost = fields.pop("cost", list_cost)
         request = self.desk.hold(list_cost if held is None else held, key=self.key, started=timezone.now())
-        details = {**asdict(usage), "price": price.pk, "model": price.model.slug, "list_cost": list_cost, **fields}
+        details = {**{bucket: getattr(usage, bucket) for bucket in BUCKETS}, "price": price.pk, "model": price.model.slug, "list_cost": list_cost, **fields}
         self.desk.settle(self.desk.record(request, cost, **details))
         return str(request["id"])
 

@@ -1,12 +1,14 @@
 """Facts about credits, debits and expiry."""
 
 import threading
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from django.db import connection
 
+from accounts.models import Account
 from billing import ledger
 from billing.models import CreditGrant, Transfer, Wallet
 from catalog.money import LARGEST
@@ -182,3 +184,44 @@ def test_a_status_stays_what_it_is_when_set_again(desk: Desk) -> None:
     for _ in range(2):
         assert ledger.set_status(wallet_id=desk.wallet_id, status=Wallet.Status.CLOSED, actor="alice", note="left").status == "closed"
     assert desk.place(desk.request(1))[0].outcome == "wallet_inactive"
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "America/New_York", "Europe/Berlin"])
+def test_a_grant_expires_at_its_moment_wherever_the_account_is_and_whatever_the_clocks_do(open_desk: OpenDesk, zone: str) -> None:
+    desk = open_desk()
+    Account.objects.filter(pk=desk.account.pk).update(timezone=zone)
+    moment = datetime(2020, 10, 25, 2, 30, tzinfo=ZoneInfo(zone), fold=1)  # in Berlin the second half past two of that night
+    desk.credit(3 * USD, kind="promo", debit_account="promo", expires_at=moment)
+    ledger.expire_grants(now=(moment.astimezone(UTC) - timedelta(microseconds=1)), limit=1000)
+    assert desk.balance == 3 * USD
+    ledger.expire_grants(now=moment.astimezone(UTC), limit=1000)
+    assert desk.balance == 0
+
+
+def test_a_request_that_was_held_before_a_grant_expired_is_paid_with_it(open_desk: OpenDesk) -> None:
+    desk = open_desk()
+    promo = desk.credit(3 * USD, kind="promo", debit_account="promo", expires_at=NOW)
+    paid = desk.credit(5 * USD)
+    request = desk.hold(8 * USD)
+    ledger.expire_grants(now=NOW, limit=1000)
+    assert desk.balance == 8 * USD  # every cent is held
+    desk.settle(desk.record(request, 2 * USD))
+    assert [grant_of(transfer).remaining for transfer in (promo, paid)] == [USD, 5 * USD]
+    ledger.expire_grants(now=NOW, limit=1000)
+    assert [grant_of(transfer).remaining for transfer in (promo, paid)] == [0, 5 * USD]
+    assert desk.balance == 5 * USD
+    assert desk.audit() == []
+
+
+def test_a_debit_takes_nothing_from_what_has_expired(open_desk: OpenDesk) -> None:
+    desk = open_desk()
+    desk.credit(3 * USD, kind="promo", debit_account="promo", expires_at=NOW)
+    paid = desk.credit(2 * USD)
+    ledger.expire_grants(now=NOW, limit=1000)
+    with pytest.raises(ledger.InsufficientBalance):
+        desk.debit(3 * USD)
+    desk.debit(2 * USD)
+    assert (grant_of(paid).remaining, desk.balance) == (0, 0)
+    ledger.expire_grants(now=NOW + timedelta(days=1), limit=1000)
+    assert desk.balance == 0
+    assert desk.audit() == []

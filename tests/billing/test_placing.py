@@ -257,3 +257,29 @@ def test_a_revoked_key_grows_nothing_but_one_in_its_overlap_does(desk: Desk) -> 
     assert desk.grow({"id": request["id"], "amount": 2 * USD}) == [2 * USD]
     keys.update(revoked_at=NOW - timedelta(hours=1))
     assert desk.grow({"id": request["id"], "amount": 3 * USD}) == [2 * USD]
+
+
+def test_a_growing_stream_holds_the_plans_tokens_as_far_as_there_are_any(desk: Desk) -> None:
+    desk.make_plan(input_tokens=1000, output_tokens=100)
+    desk.credit(1000)
+    stream = desk.hold(10, tokens_in=20, tokens_out=10)
+    desk.grow({"id": stream["id"], "amount": 20, "output_tokens": 8, "tokens_out": 60})
+    assert desk.place(desk.request(1, tokens_out=41))[0].outcome == "quota_spent"
+    assert desk.place(desk.request(1, tokens_out=40))[0].outcome == "placed"
+    desk.grow({"id": stream["id"], "amount": 30, "output_tokens": 50, "tokens_out": 200})  # nothing is left: what it has stays
+    assert Hold.objects.get(pk=stream["id"]).quota_output_tokens == 60
+    desk.grow({"id": stream["id"], "amount": 30, "output_tokens": 75, "input_tokens": 25})  # but what was delivered is counted
+    hold = Hold.objects.get(pk=stream["id"])
+    assert (hold.quota_input_tokens, hold.quota_output_tokens) == (25, 75)
+    assert desk.audit() == []
+
+
+def test_growing_twice_in_one_batch_holds_the_plans_tokens_once(desk: Desk) -> None:
+    desk.make_plan(input_tokens=None, output_tokens=1000)
+    desk.credit(1000)
+    stream = desk.hold(10, tokens_out=10)
+    desk.grow({"id": stream["id"], "amount": 20, "tokens_out": 60}, {"id": stream["id"], "amount": 20, "tokens_out": 60})
+    assert Hold.objects.get(pk=stream["id"]).quota_output_tokens == 60
+    assert desk.audit() == []
+    desk.settle(desk.record(stream, 5))
+    assert desk.audit() == []

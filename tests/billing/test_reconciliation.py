@@ -171,6 +171,22 @@ CORRUPTIONS = {
         "add up to the wallet's balance",
         "UPDATE billing_transfer SET debit_account = 'wallet:0' WHERE id = FIRST_CHARGE",
     ),
+    "a slot that counts other money": (
+        "I10",
+        "usage records that began in it",
+        "UPDATE billing_usageslot SET cost = cost + 1 WHERE account_id = %(account)s",
+    ),
+    "a slot that counts other times": (
+        "I10",
+        "usage records that began in it",
+        "UPDATE billing_usageslot SET latency_ms = latency_ms - 1 WHERE account_id = %(account)s",
+    ),
+    "a slot that vanished": ("I10", "usage records that began in it", "DELETE FROM billing_usageslot WHERE account_id = %(account)s"),
+    "a slot of nothing": (
+        "I10",
+        "usage records that began in it",
+        "UPDATE billing_usageslot SET key_id = 0 WHERE account_id = %(account)s",
+    ),
 }
 
 
@@ -194,6 +210,8 @@ def _is_of(drift: reconciliation.Drift, check: reconciliation.Check) -> bool:
 
 def test_every_check_has_a_corruption_that_it_finds() -> None:
     for check in reconciliation.CHECKS:
+        if check.invariant == "I7":
+            continue  # seeded in payments/test_books.py, which has a Stripe
         assert any(invariant == check.invariant and sentence in check.sentence for invariant, sentence, _ in CORRUPTIONS.values()), (
             check.sentence
         )

@@ -271,14 +271,35 @@ def test_more_groups_than_one_answer_holds_are_for_csv(alice: Tenant, monkeypatc
     assert len(alice.get("/v1/usage", group_by="user", format="csv").raw.splitlines()) == 4
 
 
-def test_a_report_reads_only_the_partitions_of_its_period(alice: Tenant) -> None:
-    period = reports.Period(MONTH, MONTH + timedelta(days=10))
-    query = reports._records("model", None)
+def plan_of_a_report(alice: Tenant, grouping: str, period: reports.Period) -> str:
     with connection.cursor() as cursor:
-        cursor.execute(f"EXPLAIN {query}", reports._parameters(alice.account, period, None))
-        plan = "\n".join(row[0] for row in cursor.fetchall())
+        cursor.execute(f"EXPLAIN {reports._records(grouping, None)}", reports._parameters(alice.account, period, None))
+        return "\n".join(row[0] for row in cursor.fetchall())
+
+
+def test_a_report_reads_only_the_partitions_of_its_period(alice: Tenant) -> None:
+    plan = plan_of_a_report(alice, "user", reports.Period(MONTH, MONTH + timedelta(days=10)))
     assert f"billing_usagerecord_{MONTH:%Y_%m}" in plan
     assert f"billing_usagerecord_{(MONTH + timedelta(days=63)):%Y_%m}" not in plan
+
+
+@pytest.mark.parametrize("grouping", ["model", "day", "hour", "key"])
+def test_a_report_of_whole_slots_reads_no_records(alice: Tenant, grouping: str) -> None:
+    plan = plan_of_a_report(alice, grouping, reports.Period(MONTH, MONTH + timedelta(days=10)))
+    assert "billing_usageslot" in plan
+    assert "billing_usagerecord" not in plan
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 3600), (1, 3600), (0, 3599), (700, 800), (899, 901), (1, 899), (900, 900 + 1), (450, 2250)])
+def test_a_period_may_cut_through_a_slot(alice: Tenant, start: int, end: int) -> None:
+    hour = LAST_MONTH + timedelta(days=3)
+    moments = [0, 1, 450, 700, 799, 899, 900, 901, 1799, 1800, 2250, 3598, 3599]
+    for place, second in enumerate(moments):
+        alice.spend(2**place, started=hour + timedelta(seconds=second), input_tokens=3)
+    begins, ends = (f"{hour + timedelta(seconds=second):%Y-%m-%dT%H:%M:%SZ}" for second in (start, end))
+    inside = [2**place for place, second in enumerate(moments) if start <= second < end]
+    totals = alice.get("/v1/usage", start=begins, end=ends, group_by="hour").body["totals"]
+    assert (totals["cost"], totals["requests"], totals["input_tokens"]) == (usd(sum(inside)), len(inside), 3 * len(inside))
 
 
 # -- GET /v1/usage: CSV ----------------------------------------------------------------------------------------------------------------

@@ -73,6 +73,7 @@ BUGS: dict[str, tuple[str, str, str]] = {
         "'wallet:' || wallet, 'revenue', GREATEST(1, charged - 1), 'batch',",
     ),
     "forgets the windows": ("settle", "s SET spent = s.spent + counted.cost,", "s SET spent = s.spent,"),
+    "forgets the slots": ("settle", "        PERFORM billing_count_in_slots(booked, 1);\n", ""),
 }
 
 

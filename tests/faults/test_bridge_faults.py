@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from proxy.formats import grammar_chat, grammar_gemini, grammar_messages, grammar_responses
 from tests.conftest import Customer, Gateway, make_customer, make_model
 from tests.fakes.provider import FakeProvider
 from tests.faults.test_client_faults import RawClient, latest_record
@@ -29,7 +30,6 @@ from tests.faults.test_upstream_faults import (
     Fate,
     _record,
 )
-from tests.proxy.formats import grammar_chat, grammar_gemini, grammar_messages, grammar_openai_responses
 
 KIND_OF = {"messages": "anthropic", "gemini": "google", "responses": "openai", "chat": "custom"}
 CONTENT = "one two three four five six seven"
@@ -108,7 +108,7 @@ def grammar_of(client: str, body: bytes) -> list[str]:
     if client == "messages":
         return grammar_messages.check(body)
     if client == "responses":
-        return grammar_openai_responses.check(body)
+        return grammar_responses.check(body)
     if client == "gemini":
         return grammar_gemini.check(body)
     return grammar_chat.check(body)

@@ -2,7 +2,9 @@
 
 import io
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -11,7 +13,7 @@ import pytest
 import redis
 from django.conf import settings
 from django.core.management import CommandError, call_command
-from django.db import transaction
+from django.db import connection, transaction
 
 from accounts.models import Account, User
 from gateway_site.changes import CHANNEL
@@ -275,3 +277,65 @@ def test_the_commands_reroll_and_revoke(account: Account) -> None:
         run("reroll_key", text)
     with pytest.raises(CommandError):
         run("revoke_key", "sk-gw-zzzz…zzzz")
+
+
+# -- Changing, and forms that are sent twice
+
+
+def test_only_what_is_named_changes(account: Account, heard: Any) -> None:
+    key, _ = issuing.issue(account=account, name="one", now=NOW, rpm=5, allowed_models=["a/b"], expires_at=NOW + DAY)
+    changed = issuing.change(key=key, now=NOW + 2 * DAY, budget_nano=7, budget_window="day", allowed_ips=["203.0.113.7/24"])
+    assert heard(f"key:{key.pk}")
+    changed.refresh_from_db()
+    assert (changed.name, changed.rpm, changed.allowed_models, changed.expires_at) == ("one", 5, ["a/b"], NOW + DAY)
+    assert (changed.budget_nano, changed.budget_window, changed.allowed_ips) == (7, "day", ["203.0.113.0/24"])
+    assert issuing.change(key=key, now=NOW, rpm=None, is_disabled=True, expires_at=None).is_disabled
+    changed.refresh_from_db()
+    assert (changed.rpm, changed.expires_at, changed.is_disabled) == (None, None, True)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"name": ""},
+        {"allowed_models": ["two words"]},
+        {"allowed_endpoints": ["Chat"]},
+        {"allowed_ips": ["here"]},
+        {"rpm": 0},
+        {"budget_nano": -1},
+        {"budget_window": "year"},
+        {"expires_at": NOW},
+    ],
+)
+def test_a_change_to_what_cannot_be_changes_nothing(account: Account, settings: Any) -> None:
+    key, _ = issuing.issue(account=account, name="one", now=NOW)
+    with pytest.raises(issuing.InvalidSetting) as refused:
+        issuing.change(key=key, now=NOW, tpm=9, **settings)
+    assert refused.value.field == next(iter(settings))
+    key.refresh_from_db()
+    assert (key.tpm, key.name) == (None, "one")
+
+
+def test_a_revoked_key_stays_as_it_is(account: Account) -> None:
+    key, _ = issuing.issue(account=account, name="one", now=NOW)
+    issuing.revoke(key=key, now=NOW)
+    with pytest.raises(issuing.KeyEnded):
+        issuing.change(key=key, now=NOW, is_disabled=False)
+
+
+def test_one_form_sent_many_times_at_once_issues_one_key(account: Account) -> None:
+    token, gate = uuid4(), threading.Barrier(8)
+
+    def send(_: int) -> bool:
+        gate.wait()
+        try:
+            issuing.issue(account=account, name="one", now=NOW, form_token=token)
+        except issuing.AlreadyIssued:
+            return False
+        finally:
+            connection.close()
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(send, range(8))) == 1
+    assert ApiKey.objects.filter(account=account).count() == 1

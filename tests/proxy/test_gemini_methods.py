@@ -277,7 +277,7 @@ def test_what_does_not_fit_is_refused_in_googles_shape(provider: Any, gateway: A
     embedder = sell(provider, "hello", company="openai", kind="embedding", input=USD)
     gateway.sees_catalog()
     for address, sent, status in (
-        (f"{text}:predictLongRunning", {}, 404),
+        (f"{text}:predictLongRunning", {"instances": [{"prompt": "a cat"}]}, 400),
         (f"{text}:frobnicate", {}, 404),
         ("no-such-model:countTokens", {}, 404),
         ("no-such-model:embedContent", {"content": content("hi")}, 404),

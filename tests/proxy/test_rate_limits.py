@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from proxy import rate_limits
-from proxy.rate_limits import Limit, LocalBuckets, RateLimited, RateLimiter, Reading
+from proxy.rate_limits import Allowance, FreeLimitReached, Limit, LocalBuckets, RateLimited, RateLimiter, Reading
 
 NOON = 1_780_000_000.0
 accounts = itertools.count(1)
@@ -567,3 +567,121 @@ async def test_a_request_is_refused_exactly_when_the_last_sixty_seconds_are_full
         assert isinstance(result, RateLimited) is full
         if not full:
             seconds.append(second)
+
+
+# Free requests
+
+MIDNIGHT = NOON - NOON % 86_400 + 86_400
+models = itertools.count(1)
+
+
+def allowance(cap: int, share: int, *, or_pays: bool = False) -> Allowance:
+    return Allowance(next(models) + os.getpid() * 1000, "gift/model", cap, share, or_pays)
+
+
+async def take(scene: Scene, free: Allowance, *limits: Limit, account: int | None = None) -> Reading:
+    account = account or scene.account
+    name = f"r{next(scene.numbers)}"
+    return await scene.limiter.admit(account=account, request_id=name, limits=limits, now=scene.now, max_seconds=60, free=free)
+
+
+async def test_free_requests_end_at_the_share_and_at_the_cap_and_begin_anew_at_midnight(scene: Scene) -> None:
+    free, others = allowance(5, 2), [next(accounts) for _ in range(3)]
+    reading = await take(scene, free)
+    assert (reading.limit_requests, reading.remaining_requests, reading.reset_requests_seconds) == (2, 1, MIDNIGHT - scene.now)
+    await take(scene, free)
+    with pytest.raises(FreeLimitReached) as refused:
+        await take(scene, free)
+    assert (refused.value.limit, refused.value.retry_after_seconds) == (2, MIDNIGHT - scene.now)
+    assert refused.value.resets_at.timestamp() == MIDNIGHT
+    for account in (others[0], others[0], others[1]):
+        await take(scene, free, account=account)
+    with pytest.raises(FreeLimitReached) as refused:
+        await take(scene, free, account=others[2])
+    assert refused.value.limit == 5
+    scene.now = MIDNIGHT - 0.001
+    with pytest.raises(FreeLimitReached):
+        await take(scene, free)
+    scene.now = MIDNIGHT
+    assert (await take(scene, free)).remaining_requests == 1
+
+
+async def test_where_the_model_has_a_price_a_request_without_a_free_one_is_admitted_as_paying(scene: Scene) -> None:
+    free = allowance(9, 1, or_pays=True)
+    limit = Limit("key:1", rpm=10)
+    assert (await take(scene, free, limit)).is_free
+    paying = await take(scene, free, limit)
+    assert (paying.is_free, paying.limit_requests, paying.remaining_requests) == (False, 10, 8)
+
+
+async def test_a_request_that_another_limit_refuses_is_no_free_one(scene: Scene) -> None:
+    free, limit = allowance(9, 3), Limit("key:1", rpm=1)
+    await take(scene, free, limit)
+    for _ in range(5):
+        with pytest.raises(RateLimited):
+            await take(scene, free, limit)
+    assert (await take(scene, free)).remaining_requests == 1
+
+
+async def test_a_request_given_back_can_be_used_again_but_not_one_of_yesterday(scene: Scene) -> None:
+    free = allowance(9, 1)
+    reading = await take(scene, free)
+    scene.limiter.give_back(account=scene.account, free=free, reading=reading)
+    await scene.limiter.idle()
+    late = await take(scene, free)
+    scene.now = MIDNIGHT + 5
+    await take(scene, free)
+    scene.limiter.give_back(account=scene.account, free=free, reading=late)
+    await scene.limiter.idle()
+    with pytest.raises(FreeLimitReached):
+        await take(scene, free)
+
+
+async def test_a_clock_that_goes_back_over_midnight_gives_no_second_day(client: Redis) -> None:
+    scene, free = Scene(client), allowance(9, 1)
+    scene.now = MIDNIGHT + 1
+    await take(scene, free)
+    scene.now = MIDNIGHT - 1
+    with pytest.raises(FreeLimitReached) as refused:
+        await take(scene, free)
+    assert refused.value.retry_after_seconds == 86_401
+    await scene.limiter.close()
+
+
+async def test_a_free_request_whose_client_left_while_it_was_asked_for_is_given_back(client: Redis) -> None:
+    scene, free = Scene(client), allowance(9, 1)
+    for _ in range(3):
+        asked = asyncio.create_task(take(scene, free))
+        await asyncio.sleep(0)
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        await scene.limiter.idle()
+    assert (await take(scene, free)).remaining_requests == 0
+    await scene.limiter.close()
+
+
+async def test_free_requests_cost_no_call_more(own_valkey: Valkey) -> None:
+    async with rate_limits.connect(own_valkey.url) as client:
+        scene, free = Scene(client), allowance(1000, 1000)
+        await take(scene, free, Limit("key:1", rpm=1000))  # loads the script
+        await client.config_resetstat()
+        await asyncio.gather(*(take(scene, free, Limit("key:1", rpm=1000)) for _ in range(100)))
+        calls: dict[str, Any] = await client.info("commandstats")
+        assert calls["cmdstat_evalsha"]["calls"] == 1
+        await scene.limiter.close()
+
+
+async def test_without_valkey_each_process_has_its_part_and_reports_it_afterwards(own_valkey: Valkey) -> None:
+    async with rate_limits.connect(own_valkey.url) as client:
+        scene, free = Scene(client, processes=2), allowance(8, 8)
+        reading = await take(scene, free)
+        own_valkey.kill()
+        results = await asyncio.gather(*(take(scene, free) for _ in range(10)), return_exceptions=True)
+        assert admitted(results) == 4  # half of eight
+        scene.limiter.give_back(account=scene.account, free=free, reading=reading)  # that one Valkey counted; it comes back empty
+        own_valkey.start()
+        await recovered(scene.limiter)
+        await scene.limiter.idle()
+        assert (await take(scene, free)).remaining_requests == 3  # the four of the outage and this one
+        await scene.limiter.close()

@@ -353,6 +353,19 @@ def test_what_is_not_asked_for_is_not_refused() -> None:
     refuse_unsupported({"model": "m", "input": "x", "conversation": None, "background": False, "prompt": None, "store": True})
 
 
+def test_a_reference_to_an_item_of_the_history_is_that_item() -> None:
+    history = [{"type": "message", "role": "user", "id": "msg_1", "content": "a"}]
+    for reference in ({"type": "item_reference", "id": "msg_1"}, {"id": "msg_1"}):
+        assert expand({"input": [reference, message("b")], "previous_response_id": "resp_1"}, history)["input"] == [*history, message("b")]
+
+
+@pytest.mark.parametrize("reference", [{"type": "item_reference", "id": "msg_9"}, {"id": "msg_9"}])
+def test_a_reference_to_an_item_of_no_history_is_refused(reference: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        response_store.resolve([message("a"), reference])
+    assert refused.value.param == "input[1]"
+
+
 @pytest.mark.parametrize("given", [7, "", ["resp_1"], {}])
 def test_a_previous_response_is_named_by_its_id(given: Any) -> None:
     with pytest.raises(InvalidRequest):

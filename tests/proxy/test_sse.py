@@ -91,9 +91,30 @@ def test_an_event_without_end_is_refused_before_it_fills_the_memory() -> None:
 
 
 def test_many_events_at_once_may_be_larger_than_one_event() -> None:
-    data = b"data: a\n\n" * 200_000
+    data = b"data: a\n\n" * (LARGEST_EVENT // 9 + 1)
     assert len(data) > LARGEST_EVENT
     assert Splitter().feed(data) == data
+
+
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r"])
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_a_long_event_is_whole_however_its_end_is_cut(end: bytes, size: int) -> None:
+    picture = b"data: " + b"A" * 100_000 + end
+    stream = picture + b"data: next" + end
+    splitter = Splitter()
+    out = splitter.feed(stream[:90_000])
+    pieces = [splitter.feed(stream[start : start + size]) for start in range(90_000, len(stream), size)]
+    assert out + b"".join(pieces) == stream
+    assert splitter.rest == b""
+
+
+def test_a_picture_in_one_event_costs_time_in_proportion() -> None:
+    splitter = Splitter()
+    piece = b"A" * 16_384
+    splitter.feed(b"data: ")
+    for _ in range(1500):  # 24 MB: minutes, if each read copied what came before
+        assert splitter.feed(piece) == b""
+    assert len(splitter.feed(b"\n\n")) == 1500 * 16_384 + 8
 
 
 def test_separators_inside_json_are_no_line_ends() -> None:

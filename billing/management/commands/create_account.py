@@ -22,7 +22,12 @@ class Command(BaseCommand):
         slug = options["slug"]
         try:
             account = opening.open_account(
-                slug=slug, name=options["name"] or slug, owner_email=options["owner"], plan_slug=options["plan"], now=timezone.now()
+                slug=slug,
+                name=options["name"] or slug,
+                owner_email=options["owner"],
+                plan_slug=options["plan"],
+                now=timezone.now(),
+                welcome=True,
             )
         except (opening.PlanNotFound, ValidationError) as error:
             raise CommandError("; ".join(error.messages) if isinstance(error, ValidationError) else str(error)) from error

@@ -23,6 +23,7 @@ GEMINI_SHAPES = {
     "embedContent": "gemini_embedContent",
     "batchEmbedContents": "gemini_batchEmbedContents",
     "predict": "gemini_predict",
+    "predictLongRunning": "gemini_predictLongRunning",
 }
 TEXT_FIELDS = ("text", "content", "parts", "output", "arguments")
 

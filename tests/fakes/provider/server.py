@@ -8,7 +8,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from tests.fakes.provider import asking, behaviours, control, faults
+from tests.fakes.provider import asking, behaviours, control, faults, operations
 from tests.fakes.provider.barriers import Barriers
 from tests.fakes.provider.behaviours import Behaviour, Knobs, UnknownBehaviour
 from tests.fakes.provider.call import Call
@@ -35,6 +35,7 @@ class FakeProvider:
         self._journal = Journal(keep)
         self._barriers = Barriers(self._journal)
         self._failures: Counter[str] = Counter()
+        self._operations = operations.Operations()
         self._accepted: frozenset[str] | None = None
         self._door = "open"
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -202,6 +203,8 @@ class FakeProvider:
         if request.path.startswith(CONTROL):
             await control.serve(self, exchange)
             return
+        if await self._operations.serve(exchange, self.origin):
+            return
         ask = asking.read(request.path, request.body)
         request.model, request.stream = ask.model, ask.stream
         if request.path.startswith("/canary"):
@@ -228,7 +231,7 @@ class FakeProvider:
             self._journal.blame(f"model {ask.model!r}: nobody reads the knob(s) {', '.join(unread)}")
 
     async def _behave(self, call: Call) -> None:
-        for common in ("chunks", "gap_ms"):
+        for common in ("chunks", "gap_ms", *(operations.KNOBS if call.ask.shape == "gemini_predictLongRunning" else ())):
             call.knobs.given(common)
         match call.behaviour.kind:
             case "replay":

@@ -12,6 +12,7 @@ from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletionChunk
 
 from catalog.usage import TokenUsage
+from proxy.formats import grammar_chat
 from proxy.formats import openai_chat_bridge as chat
 from proxy.formats.conversation import (
     Answer,
@@ -48,7 +49,6 @@ from proxy.formats.conversation import (
     replay,
 )
 from tests.fakes.provider import oracle, recordings
-from tests.proxy.formats import grammar_chat
 
 ANSWERS = recordings.cases("chat", statuses=[200], stream=False)
 STREAMS = recordings.cases("chat", statuses=[200], stream=True)
@@ -836,8 +836,10 @@ def test_usage_is_rendered_as_it_was_read():
         audio_output_tokens=9,
     )
     assert chat.read_usage(chat.render_usage(usage)) == usage
-    nonsense: list[Any] = [None, [], "x", {}, {"prompt_tokens": "1"}, {"prompt_tokens": -1}, {"prompt_tokens": 10**15}]
-    assert [chat.read_usage(usage) for usage in nonsense] == [None] * 7
+    nothing: list[Any] = [None, [], "x", {}]
+    assert [chat.read_usage(one) for one in nothing] == [None] * 4
+    nonsense = [chat.read_usage({"prompt_tokens": count}) for count in ("1", -1, 10**15)]
+    assert [one.doubts for one in nonsense if one] == [("usage_not_a_count",), ("usage_negative",), ("usage_too_large",)]
 
 
 # -- Properties ------------------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalog.usage import LARGEST_COUNT, TokenUsage
-from proxy.formats import gemini, gemini_frames
+from proxy.formats import gemini, gemini_frames, grammar_gemini
 from proxy.formats.base import NotAnAnswer, Tap
 from proxy.formats.conversation import (
     Answer,
@@ -53,7 +53,6 @@ from proxy.formats.conversation import (
 )
 from proxy.sse import EventTooLarge
 from tests.fakes.provider import oracle, recordings
-from tests.proxy.formats import grammar_gemini
 
 WHOLE = recordings.cases("gemini", statuses=[200], stream=False)
 STREAMS = recordings.cases("gemini", statuses=[200], stream=True)
@@ -903,13 +902,14 @@ def test_usage_is_replaced_never_added():
     ]
 
 
+@pytest.mark.parametrize("usage", [None, [], {}, {"trafficType": "ON_DEMAND"}])
+def test_a_usage_without_counts_is_none(usage):
+    assert gemini.read_usage(usage) is None
+
+
 @pytest.mark.parametrize(
     "usage",
     [
-        None,
-        [],
-        {},
-        {"trafficType": "ON_DEMAND"},
         {"promptTokenCount": "5"},
         {"promptTokenCount": -1},
         {"promptTokenCount": True},
@@ -919,8 +919,10 @@ def test_usage_is_replaced_never_added():
         {"promptTokenCount": 1, "promptTokensDetails": [{"modality": "AUDIO", "tokenCount": "x"}]},
     ],
 )
-def test_a_usage_that_cannot_be_believed_is_none(usage):
-    assert gemini.read_usage(usage) is None
+def test_a_usage_that_is_not_made_of_counts_is_not_believed(usage):
+    read = gemini.read_usage(usage)
+    assert read is not None
+    assert not read.is_sane()
 
 
 def test_audio_has_its_own_buckets_and_nothing_is_negative():

@@ -33,6 +33,8 @@ def whole(answer: Answer, ask: Ask) -> Any:
             return small.gemini_embeddings(ask)
         case "gemini_predict":
             return small.gemini_prediction(answer)
+        case "gemini_predictLongRunning":
+            return small.gemini_operation(ask.model)
         case "models":
             return small.models()
         case _:

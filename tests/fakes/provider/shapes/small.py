@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import secrets
 import struct
 import time
 import zlib
@@ -51,6 +52,11 @@ def gemini_embeddings(ask: Ask) -> dict[str, Any]:
 def gemini_prediction(answer: Answer) -> dict[str, Any]:
     """Return pictures as Imagen does."""
     return {"predictions": [{"mimeType": "image/png", "bytesBase64Encoded": _picture(index)} for index in range(answer.choices)]}
+
+
+def gemini_operation(model: str) -> dict[str, Any]:
+    """Accept a video, as Veo does; how it goes is `tests.fakes.provider.operations`' to say."""
+    return {"name": f"models/veo/operations/{secrets.token_hex(8)}-{model.encode().hex()}"}
 
 
 def models() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The grammar of a Messages stream, written from what the official SDKs demand and independent of the code that emits it."""
+"""Owns the grammar of streams that we send to Messages clients, from what the official SDKs demand, independent of the code that emits it."""
 
 import json
 import re

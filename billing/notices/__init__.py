@@ -1,0 +1,1 @@
+"""What people and their programs are told: mails, signed webhooks, and the alerts that call for them."""

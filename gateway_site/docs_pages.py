@@ -1,0 +1,183 @@
+"""The documentation as the site shows it: which Markdown files are pages, each as HTML and as Markdown, and both for language models.
+
+One source: the files of `docs/site/`, and those of `docs/` that are for customers too. In them `https://gateway.example` stands for this
+installation and `sk-gw-…` for a key; the reader gets the address that was called, and the beginning and end of a key of theirs.
+"""
+
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+from django.conf import settings
+from django.db.models import Q
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.utils import timezone
+from django.views.decorators.http import require_safe
+
+from accounts.models import Membership, User
+from accounts.pages import LAST_ACCOUNT
+from accounts.permissions import Permission
+from gateway_site import markdown
+from keys.models import ApiKey
+from keys.playground import NAME as PLAYGROUND
+
+ADDRESS, KEY = "https://gateway.example", "sk-gw-…"
+FOLDER = Path(settings.BASE_DIR) / "docs"
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page: the last part of its address, its file below `docs/`, and the label that the navigation gives it."""
+
+    slug: str
+    file: str
+    label: str
+    lead: str
+
+
+PAGES: tuple[Page, ...] = (
+    Page("quickstart", "site/quickstart.md", "Quickstart", "curl, Python, Node and LangChain, for each format"),
+    Page("tools", "site/tools.md", "Tools", "Claude Code, Codex, Cursor, Continue, Open WebUI"),
+    Page("endpoints", "site/endpoints.md", "Endpoints", "what is served where, and the kinds of keys"),
+    Page("requests", "requests.md", "Routing and cost", "fallback models, preferred providers, bounds on the price, estimates"),
+    Page("limits", "site/limits.md", "Limits and headers", "what limits a request, what answers say beside their body, when to try again"),
+    Page("errors", "errors.md", "Errors", "every code, its cause and what helps"),
+    Page("guarantees", "guarantees.md", "Who pays what when", "what is set aside before a request, and what is charged after it"),
+    Page("formats", "formats.md", "Formats", "what is carried from one format to another, edited, refused or dropped"),
+    Page("webhooks", "webhooks.md", "Webhooks", "what your program is told, and how it knows that it is from here"),
+    *(
+        (Page("management-api", "management-api.md", "Management API", "keys, members, budgets and webhooks, by programs"),)
+        if (FOLDER / "management-api.md").exists()
+        else ()
+    ),
+)
+INDEX = Page("", "site/index.md", "Overview", "where to begin")
+_BY_SLUG = {page.slug: page for page in PAGES}
+_BY_FILE = {Path(page.file).name: page for page in (*PAGES, INDEX)}
+
+
+@require_safe
+def docs(request: HttpRequest) -> HttpResponse:
+    """The first page of the documentation."""
+    return _show(request, INDEX)
+
+
+@require_safe
+def docs_page(request: HttpRequest, page: str) -> HttpResponse:
+    """A page, or the same as Markdown when its address ends in .md."""
+    if page.endswith(".md"):
+        return docs_source(request, page.removesuffix(".md"))
+    if page == "index":
+        return redirect("docs")
+    return _show(request, _find(page))
+
+
+def docs_source(request: HttpRequest, page: str) -> HttpResponse:
+    """A page as Markdown."""
+    found = INDEX if page == "index" else _find(page)
+    return _text(_source(found, _origin(request)), "text/markdown")
+
+
+@require_safe
+def llms(request: HttpRequest) -> HttpResponse:
+    """What a language model should read of this site, and where (https://llmstxt.org)."""
+    origin = _origin(request)
+    lines = [
+        "# Tollgate",
+        "",
+        f"> A prepaid gateway to many language models. OpenAI's clients use {origin}/v1 as their base address, Anthropic's and Google's",
+        f"> {origin}. A key begins with sk-gw-. Errors have a code, a cause and a remedy.",
+        "",
+        "## Documentation",
+        "",
+        *(f"- [{page.label}]({origin}/docs/{page.slug or 'index'}.md): {page.lead}" for page in (INDEX, *PAGES)),
+        "",
+        "## For programs",
+        "",
+        f"- [OpenAPI 3.1]({origin}{reverse('openapi')}): every endpoint that a key can call",
+        f"- [Models]({origin}{reverse('model_list')}): what is for sale, with prices; with a key, GET {origin}/v1/models",
+        "",
+        "## Optional",
+        "",
+        f"- [Everything in one file]({origin}{reverse('llms_full')})",
+    ]
+    return _text("\n".join(lines) + "\n", "text/plain")
+
+
+@require_safe
+def llms_full(request: HttpRequest) -> HttpResponse:
+    """All pages in one file."""
+    origin = _origin(request)
+    return _text("\n\n".join(_source(page, origin) for page in (INDEX, *PAGES)), "text/plain")
+
+
+def _find(slug: str) -> Page:
+    page = _BY_SLUG.get(slug)
+    if page is None:
+        raise Http404
+    return page
+
+
+def _show(request: HttpRequest, page: Page) -> HttpResponse:
+    text = _read(page)
+    own_key = _own_key(request)
+    text = text.replace(ADDRESS, _origin(request)).replace(KEY, own_key or KEY)
+    return render(
+        request,
+        "docs/page.html",
+        {
+            "page": page,
+            "index": INDEX,
+            "pages": PAGES,
+            "title": next(heading.text for heading in markdown.headings(text)),
+            "sections": [heading for heading in markdown.headings(text) if heading.level == 2][:30],
+            "body": markdown.render(text, link=partial(_link, suffix="")),
+            "own_key": own_key,
+        },
+    )
+
+
+def _source(page: Page, origin: str) -> str:
+    return markdown.relink(_read(page), partial(_link, suffix=".md")).replace(ADDRESS, origin)
+
+
+@cache
+def _read(page: Page) -> str:
+    return (FOLDER / page.file).read_text(encoding="utf-8")
+
+
+def _link(target: str, *, suffix: str) -> str | None:
+    """The address of what a page links to; None for files of the project that are no pages of the site."""
+    name, _, fragment = target.partition("#")
+    if not name or name.startswith(("/", "https:", "http:")):
+        return target
+    page = _BY_FILE.get(Path(name).name)
+    if page is None:
+        return None
+    address = f"/docs/{page.slug}{suffix}" if page.slug else f"/docs/index{suffix}" if suffix else "/docs"
+    return f"{address}#{fragment}" if fragment else address
+
+
+def _origin(request: HttpRequest) -> str:
+    return request.build_absolute_uri("/").rstrip("/")
+
+
+def _own_key(request: HttpRequest) -> str | None:
+    """How the newest usable key of the reader's account is recognised, if they may see its keys."""
+    if not isinstance(request.user, User):
+        return None
+    memberships = list(Membership.objects.filter(user=request.user).order_by("pk"))
+    last = request.session.get(LAST_ACCOUNT)
+    here = next((each for each in memberships if each.account_id == last), memberships[0] if memberships else None)
+    if here is None or not here.may(Permission.READ):
+        return None
+    usable = ApiKey.objects.filter(account=here.account_id, kind=ApiKey.Kind.LIVE, is_disabled=False, revoked_at=None)
+    usable = usable.filter(Q(expires_at=None) | Q(expires_at__gt=timezone.now())).exclude(name=PLAYGROUND)
+    key = usable.order_by("-created_at").first()
+    return f"{key.start}…{key.last_four}" if key is not None else None
+
+
+def _text(text: str, kind: str) -> HttpResponse:
+    return HttpResponse(text, content_type=f"{kind}; charset=utf-8")

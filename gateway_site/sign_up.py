@@ -1,0 +1,111 @@
+"""How people sign up and sign in: who may, and which mails they get. allauth asks here."""
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from allauth.account.adapter import DefaultAccountAdapter
+from allauth.account.models import EmailAddress
+from allauth.socialaccount.adapter import DefaultSocialAccountAdapter
+from django import forms
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from django.utils import timezone
+
+from accounts import invitations, outbox
+from accounts.models import User
+
+INVITATION = "invitation"  # in the session: the secret of the link that somebody followed before they had signed up
+_MAILS = {
+    "account/email/email_confirmation_signup": "verify_email",
+    "account/email/email_confirmation": "verify_email",
+    "account/email/password_reset_key": "reset_password",
+    "account/email/account_already_exists": "address_known",
+    "account/email/unknown_account": "address_unknown",
+}
+
+
+class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
+    """Sign-up as SIGN_UP says; mails through the outbox."""
+
+    def is_open_for_signup(self, request: HttpRequest) -> bool:
+        """Whether whoever asks may sign up."""
+        if settings.SIGN_UP == "invite":
+            return _invitation_of(request) is not None
+        return bool(settings.SIGN_UP == "open")
+
+    def clean_email(self, email: str) -> str:
+        """Hold who was invited to the address that was, where only the invited may sign up."""
+        email = email.strip().lower()
+        if settings.SIGN_UP == "invite" and self.request is not None and not self.request.user.is_authenticated:
+            invited = _invitation_of(self.request)
+            if invited is not None and invited != email and self.request.path == reverse("account_signup"):
+                raise forms.ValidationError("Sign up with the address that the invitation went to.")
+        return email
+
+    def is_email_verified(self, request: HttpRequest, email: str) -> bool:
+        """An address that a link was sent to is verified by whoever follows it."""
+        return _invitation_of(request) == email.lower() or bool(super().is_email_verified(request, email))
+
+    def pre_login(self, request: HttpRequest, user: User, **kwargs: Any) -> HttpResponse | None:
+        """Take an operator's word for the address of somebody whom they made: who signs up has a row here, unverified at first."""
+        if user.has_usable_password() and not EmailAddress.objects.filter(user=user).exists():
+            EmailAddress.objects.get_or_create(user=user, email=user.email, defaults={"verified": True, "primary": True})
+        answer: HttpResponse | None = super().pre_login(request, user, **kwargs)
+        return answer
+
+    def send_mail(self, template_prefix: str, email: str, context: Mapping[str, Any]) -> None:
+        """Write the mail down for the outbox. What has no words of ours is a notice in allauth's."""
+        template = _MAILS.get(template_prefix)
+        told: dict[str, Any] = {"email": email, **{name: value for name, value in context.items() if isinstance(value, str | int)}}
+        if template is None:
+            rendered = self.render_mail(template_prefix, email, {"email": email, "current_site": _Site, "request": self.request, **context})
+            template = "sign_in_notice"
+            told = {"title": str(rendered.subject), "body": str(rendered.body)}
+        outbox.queue_mail(
+            dedupe_key=f"sign-in:{uuid.uuid4().hex}", to=email, template=template, context=told, account=None, now=timezone.now()
+        )
+
+    def get_login_redirect_url(self, request: HttpRequest) -> str:
+        """To the invitation that somebody came with, else to their account."""
+        secret = request.session.get(INVITATION)
+        if secret and _invitation_of(request) is not None:
+            return reverse("invitation", args=[secret])
+        return reverse("landing")
+
+    def get_signup_redirect_url(self, request: HttpRequest) -> str:
+        """As after signing in."""
+        return self.get_login_redirect_url(request)
+
+
+class SocialAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
+    """Google and GitHub: signing up with them is signing up."""
+
+    def is_open_for_signup(self, request: HttpRequest, sociallogin: Any) -> bool:  # noqa: ARG002 - the signature is allauth's
+        """As for everybody."""
+        return AccountAdapter(request).is_open_for_signup(request)
+
+    def populate_user(self, request: HttpRequest, sociallogin: Any, data: Mapping[str, Any]) -> Any:
+        """Take the name that the provider tells."""
+        user = super().populate_user(request, sociallogin, data)
+        user.name = str(data.get("name") or f"{data.get('first_name') or ''} {data.get('last_name') or ''}".strip())[:150]
+        return user
+
+
+class _Site:
+    """What allauth's own words call this site."""
+
+    name = "Tollgate"
+    domain = settings.PUBLIC_URL.partition("://")[2]
+
+
+def _invitation_of(request: HttpRequest | None) -> str | None:
+    """The address of the open invitation whose link was followed in this session."""
+    secret = request.session.get(INVITATION) if request is not None and hasattr(request, "session") else None
+    if not secret:
+        return None
+    try:
+        return invitations.find(secret, now=timezone.now()).email
+    except invitations.InvitationNotFound:
+        return None

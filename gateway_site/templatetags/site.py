@@ -1,0 +1,109 @@
+"""Filters and tags of every page: money, times in the account's zone, icons, meters, and forms that may be sent twice."""
+
+from datetime import datetime
+from typing import Any
+
+from django import template
+from django.forms import BoundField
+from django.templatetags.static import static
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from accounts import form_tokens
+from catalog import money
+
+register = template.Library()
+
+
+@register.filter
+def usd(nano: int | None) -> SafeString | str:
+    """An amount of nano-USD with six significant digits; the exact amount is its title."""
+    return "" if nano is None else format_html('<span title="${} exactly">{}</span>', money.usd(nano), money.usd_display(nano))
+
+
+@register.filter
+def usd_plain(nano: int | None) -> str:
+    """An amount of nano-USD with six significant digits, as mere text."""
+    return "" if nano is None else money.usd_display(nano)
+
+
+@register.filter
+def usd_exact(nano: int | None) -> str:
+    """An amount of nano-USD in full, as the books have it."""
+    return "" if nano is None else f"{'-' if nano < 0 else ''}${money.usd(abs(nano))}"
+
+
+@register.filter
+def usd_headline(nano: int | None) -> SafeString | str:
+    """A balance of nano-USD floored to cents, so that nobody sees money they do not have; the exact amount is its title."""
+    if nano is None:
+        return ""
+    cents = money.usd_cents(nano)
+    whole, _, part = cents.removeprefix("-").partition(".")
+    sign = "-" if cents.startswith("-") else ""
+    return format_html('<span title="${} exactly">{}${}.{}</span>', money.usd(nano), sign, f"{int(whole):,}", part)
+
+
+@register.filter
+def account_time(moment: datetime | None, style: str = "") -> SafeString | str:
+    """A moment in the account's time zone (in UTC on pages of no account), to the minute; its title has the seconds and the zone.
+
+    `style` may be "seconds" or "date".
+    """
+    if moment is None:
+        return ""
+    local = timezone.localtime(moment)
+    shape = {"": "%Y-%m-%d %H:%M", "seconds": "%Y-%m-%d %H:%M:%S", "date": "%Y-%m-%d"}[style]
+    return format_html(
+        '<time datetime="{}" title="{}" class="nowrap">{}</time>',
+        moment.isoformat(),
+        f"{local:%Y-%m-%d %H:%M:%S} {timezone.get_current_timezone_name()}",
+        local.strftime(shape),
+    )
+
+
+@register.filter
+def thousands(number: int | None) -> str:
+    """An integer with commas."""
+    return "" if number is None else f"{number:,}"
+
+
+@register.simple_tag
+def icon(name: str) -> SafeString:
+    """A symbol of icons.svg. It says nothing to a screen reader: the text beside it does."""
+    return format_html('<svg class="icon" aria-hidden="true" focusable="false"><use href="{}#{}"></use></svg>', static("icons.svg"), name)
+
+
+@register.simple_tag
+def form_token() -> SafeString:
+    """The hidden field that lets a form act once (`accounts.form_tokens`)."""
+    return format_html('<input type="hidden" name="{}" value="{}">', form_tokens.FIELD, form_tokens.new())
+
+
+@register.simple_tag
+def control(field: BoundField, *, bare: bool = False) -> SafeString:
+    """A form field's control, told where its help and its errors are; `bare` takes out a placeholder that says no more than the label."""
+    return field.as_widget(attrs={**_described(field), **({"placeholder": False} if bare else {})})
+
+
+def _described(field: BoundField) -> dict[str, Any]:
+    parts = [f"{field.auto_id}_help"] if field.help_text else []
+    if field.errors:
+        return {"aria-invalid": "true", "aria-describedby": " ".join([*parts, f"{field.auto_id}_problem"])}
+    return {"aria-describedby": parts[0]} if parts else {}
+
+
+@register.inclusion_tag("components/meter.html")
+def meter(value: int, limit: int | None, text: str = "", label: str = "Used") -> dict[str, Any]:
+    """How much of `limit` is used up, as a bar that changes colour at 80 and 100 %; nothing is drawn without a limit."""
+    share = min(max(value / limit, 0.0), 1.0) if limit else 0.0
+    full = bool(limit) and value >= (limit or 0)
+    return {
+        "has_limit": bool(limit),
+        "width": round(share * 100, 2),
+        "percent": int(share * 100),
+        "level": "bad" if full else "warn" if share >= 0.8 else "",
+        "text": text,
+        "label": label,
+    }
