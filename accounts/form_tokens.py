@@ -6,6 +6,7 @@ that fails leaves its token as it was, so that the corrected form can be sent ag
 
 import re
 import secrets
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -30,6 +31,14 @@ def new() -> str:
     return secrets.token_urlsafe(16)
 
 
+def identify(request: HttpRequest, *, about: str) -> uuid.UUID:
+    """The same id whenever this person sends this form `about` the same thing: for a deed whose own row keeps it. Raises: NoFormToken."""
+    token = request.POST.get(FIELD, "")
+    if not _SHAPE.fullmatch(token):
+        raise NoFormToken
+    return uuid.uuid5(uuid.NAMESPACE_OID, f"{request.user.pk}:{about}:{token}")
+
+
 @contextmanager
 def once(request: HttpRequest, *, now: datetime) -> Iterator[bool]:
     """Run the deed of this form in a transaction; gives whether it is to be done, False when it was done before.
@@ -43,3 +52,8 @@ def once(request: HttpRequest, *, now: datetime) -> Iterator[bool]:
     assert isinstance(user, User)  # noqa: S101 - the pages that use this ask for a person first
     with transaction.atomic():
         yield SpentFormToken.objects.spend(user=user, token=token, now=now, forget_before=now - KEPT)
+
+
+def forget(*, before: datetime) -> None:
+    """Remove the tokens that were spent before: their forms are gone."""
+    SpentFormToken.objects.filter(spent_at__lt=before).delete()

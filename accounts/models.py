@@ -66,6 +66,9 @@ class Account(models.Model):
     timezone = models.CharField(max_length=64, default="UTC", help_text="IANA name; where this account's days and months begin.")
     billing_email = models.EmailField(blank=True)
     is_active = models.BooleanField(default=True, help_text="Off: no key of this account works.")
+    is_sample = models.BooleanField(
+        default=False, editable=False, help_text="Invented, to look at; it is born so, and can be removed with all of its ledger."
+    )
     created_at = models.DateTimeField(default=current_time, editable=False)
     members: "models.ManyToManyField[User, Membership]" = models.ManyToManyField(User, through="Membership", related_name="accounts")
 
@@ -87,9 +90,11 @@ class Membership(models.Model):
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="memberships")
     role = models.CharField(max_length=16, choices=Role.choices, default=Role.DEVELOPER)
     created_at = models.DateTimeField(default=current_time, editable=False)
+    first_steps_hidden_at = models.DateTimeField(null=True, editable=False, help_text="When they put the list of first steps away.")
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["account", "user"], name="membership_once")]
+        permissions = (("impersonate", "Can look at accounts as their members do, reading only"),)
 
     def __str__(self) -> str:
         return f"{self.user} is {self.role} of {self.account}"

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.contrib.auth.views import redirect_to_login
@@ -63,8 +64,8 @@ def forbidden(request: HttpRequest, membership: Membership, permission: Permissi
 def to_sign_in(request: HttpRequest) -> HttpResponse:
     """Send a stranger to sign in and back here; a part of a page that is asked for by htmx makes the whole page go there."""
     if request.headers.get("HX-Request"):
-        address = redirect_to_login(request.headers.get("HX-Current-URL-Path", resolve_url("landing")), settings.LOGIN_URL).url
-        return HttpResponse(status=204, headers={"HX-Redirect": address})
+        here = urlsplit(request.headers.get("HX-Current-URL", "")).path or resolve_url("landing")
+        return HttpResponse(status=204, headers={"HX-Redirect": redirect_to_login(here, settings.LOGIN_URL).url})
     return redirect_to_login(request.get_full_path(), settings.LOGIN_URL)
 
 

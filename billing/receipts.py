@@ -28,6 +28,23 @@ RULES = {
     "swept_partial": "The process that served the request died; what it had noted as delivered is charged, never more than was held.",
     "swept_void": "The process that served the request died before it delivered anything; nothing is charged.",
 }
+# What is doubtful about a provider's count (`catalog.usage`), in words.
+FLAGS = {
+    "usage_not_believable": "The provider's count could not be true; our own was taken instead.",
+    "usage_not_a_count": "The provider's count was not a number.",
+    "usage_negative": "The provider counted less than nothing.",
+    "usage_too_large": "The provider's count is larger than any request can be.",
+    "usage_cached_beyond_input": "The provider counted more cached tokens than input; they are taken as it said.",
+    "usage_cache_write_beyond_input": "The provider counted more tokens written to its cache than input.",
+    "usage_cache_write_split_mismatch": "The provider's counts of short-lived and long-lived cache writes do not add up.",
+    "usage_audio_beyond_input": "The provider counted more audio than input.",
+    "usage_reasoning_beyond_output": "The provider counted more reasoning than output.",
+    "usage_audio_beyond_output": "The provider counted more audio than output.",
+    "usage_total_mismatch": "The provider's total is not the sum of its parts; the parts are charged.",
+    "usage_iterations_mismatch": "The provider's steps do not add up to its whole.",
+    "usage_tokens_unreadable": "Beside the pictures, which are charged by number, the provider's tokens could not be read.",
+    "builtin_tools_unmetered": "The provider ran tools of its own, which it bills apart from tokens.",
+}
 FREE_RULES = frozenset({"no_output", "swept_void"})  # nothing is owed, whatever tokens the provider counted
 
 

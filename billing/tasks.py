@@ -14,7 +14,7 @@ from accounts import outbox
 from billing import ledger, partitions, reconciliation, task_runs
 from billing.models import Hold, HoldOwner, TaskRun
 from billing.notices import alerts, webhooks_out
-from billing.payments import backfill, inbox, news, stripe_client
+from billing.payments import auto_top_up, backfill, inbox, news, plan_changes, stripe_client
 from billing.task_runs import recorded
 from gateway_site import metrics
 
@@ -26,6 +26,8 @@ SWEPT_AT_ONCE = 500
 EXPIRED_AT_ONCE = 1000
 OWNER_KEPT = timedelta(days=1)
 EVENTS_AT_ONCE = 200
+REFILLS_AT_ONCE = 100
+PLANS_AT_ONCE = 500
 COMPARED = timedelta(days=3)
 
 
@@ -118,6 +120,24 @@ def drain_stripe() -> None:
     """Handle the events of Stripe that are due: new ones that nobody got to, and failed ones whose pause is over."""
     if stripe_client.is_configured():
         inbox.drain(now=timezone.now(), limit=EVENTS_AT_ONCE)
+
+
+@task
+@recorded
+def refill_wallets() -> None:
+    """Charge the saved cards of wallets that fell below what their owners said, and go on with what was left lying."""
+    if stripe_client.is_configured():
+        now = timezone.now()
+        auto_top_up.follow_up(now=now, limit=REFILLS_AT_ONCE)
+        auto_top_up.fire(now=now, limit=REFILLS_AT_ONCE)
+
+
+@task
+@recorded
+def attend_to_plans() -> None:
+    """End the plans whose grace is over, and ask about those that no event told of."""
+    if stripe_client.is_configured():
+        plan_changes.attend(now=timezone.now(), limit=PLANS_AT_ONCE)
 
 
 @task

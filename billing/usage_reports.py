@@ -13,8 +13,9 @@ from typing import Any, LiteralString
 from django.db import connection
 
 from accounts.models import Account
+from billing import periods
 from billing.models import Wallet
-from billing.reports import SLOT, Period
+from billing.reports import Period
 from keys import budgets
 
 BURN_DAYS = 7
@@ -32,7 +33,8 @@ _SUMS: LiteralString = """COALESCE(SUM(s.requests), 0), COALESCE(SUM(s.errors), 
     COALESCE(SUM(s.input_tokens + s.cached_input_tokens + s.cache_write_tokens + s.audio_input_tokens), 0),
     COALESCE(SUM(s.output_tokens + s.reasoning_tokens + s.audio_output_tokens), 0), COALESCE(SUM(s.cached_input_tokens), 0),
     COALESCE(SUM(s.reasoning_tokens), 0), COALESCE(SUM(s.images), 0), COALESCE(SUM(s.cost), 0), COALESCE(SUM(s.latency_ms), 0),
-    COALESCE(SUM(s.timed), 0), COALESCE(SUM(s.first_token_ms), 0), COALESCE(SUM(s.first_timed), 0)"""
+    COALESCE(SUM(s.timed), 0), COALESCE(SUM(s.first_token_ms), 0), COALESCE(SUM(s.first_timed), 0), COALESCE(SUM(s.cache_write_tokens), 0),
+    COALESCE(SUM(s.audio_input_tokens), 0), COALESCE(SUM(s.audio_output_tokens), 0)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,10 @@ EVERYTHING = Filters()
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """What some requests come to. `input_tokens` and `output_tokens` are all of either direction; cached and reasoning are parts of them."""
+    """What some requests come to. `input_tokens` and `output_tokens` are all of either direction; the buckets below them are parts of these.
+
+    `images` are pictures, and seconds of video for models that make videos.
+    """
 
     requests: int = 0
     errors: int = 0
@@ -63,6 +68,19 @@ class Sums:
     timed: int = 0
     first_token_ms: int = 0
     first_timed: int = 0
+    cache_write_tokens: int = 0
+    audio_input_tokens: int = 0
+    audio_output_tokens: int = 0
+
+    @property
+    def fresh_input_tokens(self) -> int:
+        """Text that went in and was neither read from a cache nor written to one."""
+        return self.input_tokens - self.cached_input_tokens - self.cache_write_tokens - self.audio_input_tokens
+
+    @property
+    def visible_output_tokens(self) -> int:
+        """Text that came out and was not reasoning."""
+        return self.output_tokens - self.reasoning_tokens - self.audio_output_tokens
 
     @property
     def total_tokens(self) -> int:
@@ -167,10 +185,7 @@ def burn(*, account: Account, now: datetime, days: int = BURN_DAYS) -> Burn:
 
 def latest_days(*, account: Account, now: datetime, days: int) -> Period:
     """The account's last `days` calendar days, today included, up to the end of the slot that `now` is in."""
-    today = budgets.window_at("day", now, timezone=account.timezone).starts_at
-    # Through local noon, so that a day of 23 or 25 hours on the way is still one day.
-    first = budgets.window_at("day", today + timedelta(hours=12) - timedelta(days=days - 1), timezone=account.timezone).starts_at
-    return Period(first, now + SLOT)
+    return periods.latest_days(timezone=account.timezone, now=now, days=days)
 
 
 def _rows(query: str, account: Account, period: Period, filters: Filters, **more: Any) -> Sequence[Any]:

@@ -211,6 +211,9 @@ class ModelCatalogAdmin(CatalogAdmin):
         ("About", {"fields": ("capabilities", "source", "created_at")}),
     )
     pages = (Page("add_price", "Add a price", ("catalog.add_price",), icon="sell"),)
+    list_pages = (
+        Page("apply_manifest", "Apply a manifest", ("catalog.add_model", "catalog.change_model", "catalog.add_price"), icon="upload_file"),
+    )
 
     def get_queryset(self, request: HttpRequest) -> Any:
         """With what the list shows of each model, in two more queries altogether."""
@@ -232,6 +235,10 @@ class ModelCatalogAdmin(CatalogAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Only a model that never had a price: receipts point at the others. Switch them off."""
         return super().has_delete_permission(request, obj) and (obj is None or not obj.prices.exists())
+
+    def apply_manifest(self, _request: HttpRequest) -> HttpResponse:
+        """Lead to where manifests are applied."""
+        return HttpResponseRedirect(reverse("admin:manifest"))
 
     def add_price(self, _request: HttpRequest, obj: Model) -> HttpResponse:
         """Lead to the form for a new price, filled in with the one in effect."""

@@ -67,6 +67,7 @@ __all__ = [
     "dress",
     "link",
     "link_to",
+    "may_see",
 ]
 
 WIDGETS: tuple[tuple[type[forms.Widget], list[str]], ...] = (
@@ -368,6 +369,12 @@ def announce(topics: Iterable[str]) -> None:
     """Tell the other processes of each topic once the transaction is committed."""
     for topic in topics:
         transaction.on_commit(partial(changes.publish, topic))
+
+
+def may_see(request: HttpRequest, model: str) -> bool:
+    """Whether this person may see the table `model` ("billing.wallet")."""
+    app, name = model.split(".")
+    return request.user.has_perm(f"{app}.view_{name}") or request.user.has_perm(f"{app}.change_{name}")
 
 
 def dress(widget: forms.Widget) -> forms.Widget:

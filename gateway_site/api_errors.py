@@ -1,13 +1,21 @@
 """Errors and request ids of the control plane's API: the same table and shape as the data plane's, for views that Django serves."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import structlog
+from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from rest_framework import exceptions
 
+from billing.management_api.door import MOST_BODY_BYTES, BodyTooLarge
+from billing.reports import InvalidParameter
+from gateway_site.clients import DatabaseUnavailable
 from gateway_site.identifiers import uuid7
 from proxy import error_shapes, errors
+from proxy.body import InvalidJson
+from proxy.rate_limits import NOTHING_LIMITED, RateLimited
 
 log = structlog.get_logger(__name__)
 
@@ -60,3 +68,31 @@ class ApiErrorMiddleware:
         for name, value in problem.headers:
             response.headers[name] = value
         return response
+
+
+def translate_rest_error(error: Exception, context: Mapping[str, Any]) -> None:  # noqa: ARG001 - the signature is the framework's
+    """Raise what the REST framework refuses as the condition that the table has a row for; anything else goes on as it is."""
+    match error:
+        case exceptions.ValidationError():
+            raise _first_problem(error.detail) from error
+        case exceptions.ParseError():
+            raise InvalidJson("The body is not valid JSON.") from error
+        case exceptions.UnsupportedMediaType():
+            raise errors.NotJson from error
+        case exceptions.MethodNotAllowed():
+            raise errors.NoSuchRoute from error
+        case BodyTooLarge():
+            raise errors.BodyTooLarge(MOST_BODY_BYTES) from error
+        case exceptions.Throttled():
+            wait = float(error.wait or 1)
+            raise RateLimited(kind="requests", subject="management", limit=0, retry_after_seconds=wait, reading=NOTHING_LIMITED) from error
+        case OperationalError() | InterfaceError():
+            raise DatabaseUnavailable(str(error)) from error
+
+
+def _first_problem(detail: Any, path: str = "") -> InvalidParameter:
+    """The first thing that is wrong with a body or a query, by the name of its field."""
+    if isinstance(detail, Mapping):
+        name, inner = next(iter(detail.items()))
+        return _first_problem(inner, path if name == "non_field_errors" else f"{path}.{name}" if path else str(name))
+    return InvalidParameter(path or "body", str(detail[0] if isinstance(detail, list) and detail else detail))

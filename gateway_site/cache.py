@@ -38,6 +38,12 @@ class ForgivingCache(RedisCache):
             return bool(super().add(key, value, timeout, version))
         return self._own.add(key, value, timeout, version)
 
+    def incr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
+        """Count up. Raises: ValueError when nothing was counted there."""
+        with self._forgiving():
+            return int(super().incr(key, delta, version))
+        return int(self._own.incr(key, delta, version))
+
     def delete(self, key: Any, version: int | None = None) -> bool:
         with self._forgiving():
             return bool(super().delete(key, version))

@@ -33,6 +33,8 @@ app.conf.update(
         "raise-alerts": _every("billing.tasks.raise_alerts", 60.0),
         "look-ahead": _every("billing.tasks.look_ahead", 3600.0),
         "drain-stripe": _every("billing.tasks.drain_stripe", 3.0),
+        "refill-wallets": _every("billing.tasks.refill_wallets", 5.0),
+        "attend-to-plans": _every("billing.tasks.attend_to_plans", 3600.0),
         "backfill-stripe": _every("billing.tasks.backfill_stripe", 600.0),
         "compare-with-stripe": {
             "task": "billing.tasks.compare_with_stripe",
@@ -42,6 +44,7 @@ app.conf.update(
         "expire-grants": _every("billing.tasks.expire_grants", 60.0),
         "reconcile": _every("billing.tasks.reconcile", 300.0),
         "drop-dead-owners": _every("billing.tasks.drop_dead_owners", 3600.0),
+        "drop-ended-sessions": _every("gateway_site.tasks.drop_ended_sessions", 3600.0),
         "drop-expired-responses": _every("proxy.tasks.drop_expired_responses", 3600.0),
         "make-partitions": {
             "task": "billing.tasks.make_partitions",

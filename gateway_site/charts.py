@@ -31,17 +31,21 @@ def draw(
     series: Sequence[Series],
     show: Callable[[Number], str] = str,
     chart_id: str = "chart",
+    limit: tuple[str, Number] | None = None,
 ) -> SafeString:
     """Draw `series` over `labels`: bars are stacked, lines are not. `show` writes a value for people; `chart_id` is unique on the page.
+    `limit` is a name and a value that is drawn across, such as a budget.
 
     Raises: ValueError if a series has another length than the labels.
     """
     if any(len(each.values) != len(labels) for each in series):
         raise ValueError("each series has one value for each label")
-    highest = _highest(kind, labels, series)
+    highest = max(_highest(kind, labels, series), float(limit[1]) if limit else 0.0)
     top, step = _scale(highest)
     parts = [_axes(top, step, show), _labels(labels)]
     parts.append(_bars(labels, series, top, show) if kind == "bar" else _lines(labels, series, top, show))
+    if limit:
+        parts.append(_limit(limit[0], limit[1], top, show))
     return format_html(
         '<figure class="chart"><svg viewBox="0 0 {} {}" role="img" aria-labelledby="{}_title {}_desc">'
         '<title id="{}_title">{}</title><desc id="{}_desc">{}</desc>{}</svg>{}{}</figure>',
@@ -139,6 +143,14 @@ def _lines(labels: Sequence[str], series: Sequence[Series], top: float, show: Ca
         format_html_join("", '<polyline class="line series-{}" points="{}"></polyline>', lines),
         format_html_join("", '<circle class="series-{}" cx="{}" cy="{}" r="2.5"><title>{}</title></circle>', dots),
     )
+
+
+def _limit(name: str, value: Number, top: float, show: Callable[[Number], str]) -> SafeString:
+    y = _y(float(value), top)
+    text = f"{name}: {show(value)}"
+    above = y - 5 if y > TOP + 14 else y + 13
+    line = '<line class="limit" x1="{}" x2="{}" y1="{}" y2="{}"><title>{}</title></line><text class="limit-text" x="{}" y="{}">{}</text>'
+    return format_html(line, LEFT, WIDTH - RIGHT, _f(y), _f(y), text, LEFT + 4, _f(above), text)
 
 
 def _told(labels: Sequence[str], series: Sequence[Series], show: Callable[[Number], str]) -> str:

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from django.db import transaction
 
-from accounts import audit
+from accounts import audit, outbox
 from accounts.models import Account, Membership, User
 from billing import opening
 
@@ -24,7 +24,12 @@ def account_for(user: User, *, last: int | None, now: datetime) -> Account:
     with transaction.atomic():
         User.objects.select_for_update().get(pk=user.pk)
         found = _best(user, last)
-        return found if found is not None else open_for(user, name=_name_for(user), now=now)
+        if found is None:
+            found = open_for(user, name=_name_for(user), now=now)
+            outbox.queue_mail(
+                dedupe_key=f"welcome:{user.pk}", to=user.email, template="welcome", context={"name": user.name}, account=found, now=now
+            )
+        return found
 
 
 def open_for(user: User, *, name: str, now: datetime) -> Account:

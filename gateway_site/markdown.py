@@ -99,7 +99,9 @@ def _blocks(lines: list[str], page: _Page) -> Iterator[SafeString]:
             place += 1
         elif line.startswith(">"):
             end = _end(lines, place, lambda each: each.startswith(">"))
-            yield format_html('<div class="notice">{}</div>', _join(_blocks([each[1:].removeprefix(" ") for each in lines[place:end]], page)))
+            yield format_html(
+                '<div class="notice">{}</div>', _join(_blocks([each[1:].removeprefix(" ") for each in lines[place:end]], page))
+            )
             place = end
         elif line.lstrip().startswith("|") and place + 1 < len(lines) and _RULE.match(lines[place + 1].strip()):
             end = _end(lines, place, lambda each: each.lstrip().startswith("|"))
@@ -134,7 +136,7 @@ def _list(lines: list[str], place: int, page: _Page) -> tuple[int, SafeString]:
     depth, ordered = len(first[1]), first[2][0].isdigit()
     items: list[SafeString] = []
     while place < len(lines) and (item := _ITEM.match(lines[place])) and len(item[1]) == depth and item[2][0].isdigit() == ordered:
-        inside, indent = [item[3]], depth + 2
+        inside, indent = [item[3]], depth + (3 if ordered else 2)
         place += 1
         while place < len(lines):
             line = lines[place]
@@ -145,8 +147,6 @@ def _list(lines: list[str], place: int, page: _Page) -> tuple[int, SafeString]:
                 break
             inside.append(line[indent:] if line.startswith(" " * indent) else line.strip())
             place += 1
-        while inside and ordered and len(inside) > 1 and inside[1].startswith(" "):
-            inside = [inside[0], *(each[1:] if each.startswith(" ") else each for each in inside[1:])]
         shown = list(_blocks(inside, page))
         items.append(_unwrap(shown))
         if place + 1 < len(lines) and not lines[place].strip() and (follows := _ITEM.match(lines[place + 1])) and len(follows[1]) == depth:

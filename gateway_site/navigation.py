@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from django.conf import settings
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.functional import SimpleLazyObject
@@ -31,10 +32,17 @@ class Entry:
 # Add a page here when it exists. The order is the order on the page.
 ACCOUNT: tuple[Entry, ...] = (
     Entry("Overview", "overview", "overview", Permission.READ),
-    Entry("Statements", "statements", "billing", Permission.READ, under=("statement",)),
+    Entry("Keys", "keys", "key", Permission.READ, under=("key_page", "new_key", "change_key", "reroll_key")),
+    Entry("Usage", "usage", "usage", Permission.READ),
+    Entry("Requests", "requests", "requests", Permission.READ, under=("receipt",)),
+    Entry("Billing", "billing", "billing", Permission.READ, under=("billing_", "statements", "statement")),
+    Entry("Playground", "playground", "playground", Permission.MANAGE_KEYS),
+    Entry("Models", "model_list", "models", under=("model_page",)),
+    Entry("Docs", "docs", "docs", under=("docs_page", "errors", "api_reference")),
 )
 MANAGE: tuple[Entry, ...] = (
     Entry("Members", "members", "members", Permission.READ),
+    Entry("Webhooks", "webhooks", "webhooks", Permission.READ, under=("webhook", "webhook_")),
     Entry("Settings", "account_settings", "settings", Permission.MANAGE_ACCOUNT, under=("close_account",)),
     Entry("Audit log", "audit_log", "audit", Permission.MANAGE_MEMBERS),
 )
@@ -120,8 +128,12 @@ def _is_under(here: str, entry: Entry) -> bool:
 
 
 def shell(request: HttpRequest) -> dict[str, object]:
-    """Give every template `shell`, which is empty for strangers."""
+    """Give every template `shell`, which is empty for strangers, and what sign-in offers."""
     user = getattr(request, "user", None)
     if user is None:
         return {}
-    return {"shell": SimpleLazyObject(lambda: Shell(request) if user.is_authenticated else None)}
+    return {
+        "shell": SimpleLazyObject(lambda: Shell(request) if user.is_authenticated else None),
+        "others_sign_in": bool(settings.SOCIALACCOUNT_PROVIDERS),  # by Google or GitHub
+        "sign_up_is_open": settings.SIGN_UP == "open",
+    }

@@ -3,6 +3,7 @@
 import math
 import os
 import time
+from dataclasses import dataclass
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -28,8 +29,27 @@ def healthz(_request: HttpRequest) -> HttpResponse:
     return JsonResponse({"status": "ok"})
 
 
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether requests can be served: what keeps them from it, and what only works less well."""
+
+    problems: dict[str, str]
+    degraded: set[str]
+    catalog_version: int
+
+
 def readyz(_request: HttpRequest) -> HttpResponse:
     """200 when requests can be served (`degraded` names what works less well), 503 when not."""
+    found = readiness()
+    status = "unavailable" if found.problems else "degraded" if found.degraded else "ok"
+    return JsonResponse(
+        {"status": status, "problems": found.problems, "degraded": sorted(found.degraded), "catalog_version": found.catalog_version},
+        status=503 if found.problems else 200,
+    )
+
+
+def readiness() -> Readiness:
+    """Ask the parts that requests need."""
     problems: dict[str, str] = {}
     degraded: set[str] = set()
     catalog_version = 0
@@ -53,11 +73,7 @@ def readyz(_request: HttpRequest) -> HttpResponse:
         redis.Redis.from_url(settings.REDIS_URL, socket_timeout=0.25, socket_connect_timeout=0.25).ping()
     except redis.RedisError:
         degraded.add("valkey")
-    status = "unavailable" if problems else "degraded" if degraded else "ok"
-    return JsonResponse(
-        {"status": status, "problems": problems, "degraded": sorted(degraded), "catalog_version": catalog_version},
-        status=503 if problems else 200,
-    )
+    return Readiness(problems, degraded, catalog_version)
 
 
 def metrics(request: HttpRequest) -> HttpResponse:

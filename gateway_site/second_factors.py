@@ -4,8 +4,10 @@ from dataclasses import dataclass
 
 from allauth.mfa.adapter import DefaultMFAAdapter
 from allauth.mfa.models import Authenticator
+from allauth.usersessions.models import UserSession
 from django.db import transaction
 
+from accounts.models import User
 from catalog import vault
 
 _PLACE = "mfa"
@@ -55,3 +57,12 @@ def reseal_batch(*, after: int | None, limit: int) -> Batch:
             row.save(update_fields=["data"])
             resealed += 1
     return Batch(resealed, tuple(unopened), found[-1].pk if len(found) == limit else None)
+
+
+def reset(user: User) -> int:
+    """Take every second factor from a person who has lost theirs, and end their sessions; returns how many factors there were."""
+    with transaction.atomic():
+        taken: int = Authenticator.objects.filter(user=user).delete()[0]
+        for session in UserSession.objects.filter(user=user):
+            session.end()
+    return taken

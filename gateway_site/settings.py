@@ -25,6 +25,7 @@ ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[:
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 PUBLIC_URL = env.str("PUBLIC_URL", default="http://127.0.0.1:8000").rstrip("/")
 ADMIN_PATH = env.str("ADMIN_PATH", default="admin").strip("/")
+STATUS_SHOWS_PROVIDERS = env.bool("STATUS_SHOWS_PROVIDERS", default=True)
 
 # -- Secrets -------------------------------------------------------------------------------------------------------------------------
 # "version:hex" lists; the first is current, the rest still verify or decrypt.
@@ -87,6 +88,7 @@ MIDDLEWARE = [
     "allauth.account.middleware.AccountMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "gateway_site.admin_door.AdminMfaMiddleware",
+    "accounts.impersonation.ImpersonationMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "gateway_site.api_errors.ApiErrorMiddleware",
 ]
@@ -219,6 +221,7 @@ DATABASE_DEADLINE_SECONDS = env.float("DATABASE_DEADLINE_SECONDS", default=1.0)
 SPOOL_DIR = env.str("SPOOL_DIR", default=str(state.folder() / "spool"))
 RESPONSES_RETENTION_DAYS = env.int("RESPONSES_RETENTION_DAYS", default=30)
 DEFAULT_RPM = env.int("DEFAULT_RPM", default=600)
+MANAGEMENT_RPM = env.int("MANAGEMENT_RPM", default=120)
 DEFAULT_MARKUP_PPM = env.int("DEFAULT_MARKUP_PPM", default=0)
 FREE_SHARE_PER_ACCOUNT = env.float("FREE_SHARE_PER_ACCOUNT", default=0.1)
 WELCOME_CREDIT_USD = env.str("WELCOME_CREDIT_USD", default="0")
@@ -249,6 +252,7 @@ TOP_UP_MINIMUM_USD = env.int("TOP_UP_MINIMUM_USD", default=5)
 TOP_UP_MAXIMUM_USD = env.int("TOP_UP_MAXIMUM_USD", default=10000)
 TOP_UP_PRESETS_USD = [int(amount) for amount in env.list("TOP_UP_PRESETS_USD", default=["10", "25", "50", "100", "250"])]
 FREEZE_ON_DISPUTE = env.bool("FREEZE_ON_DISPUTE", default=False)
+PAST_DUE_GRACE_DAYS = env.int("PAST_DUE_GRACE_DAYS", default=7)
 
 # -- Mail and webhooks ---------------------------------------------------------------------------------------------------------------
 
@@ -266,6 +270,24 @@ DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default="Tollgate <noreply@lo
 SUPPORT_EMAIL = env.str("SUPPORT_EMAIL", default="")
 STAFF_ALERT_EMAILS = env.list("STAFF_ALERT_EMAILS", default=[])
 WEBHOOK_ALLOW_PRIVATE = env.bool("WEBHOOK_ALLOW_PRIVATE", default=False)
+
+# -- The management API --------------------------------------------------------------------------------------------------------------
+
+REST_FRAMEWORK = {
+    "EXCEPTION_HANDLER": "gateway_site.api_errors.translate_rest_error",
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "UNAUTHENTICATED_USER": None,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Tollgate management API",
+    "VERSION": "1",
+    "DESCRIPTION": "Keys, budgets, the ledger, members and webhook endpoints of an account, for its management keys.",
+    "OAS_VERSION": "3.1.1",
+    "SCHEMA_PATH_PREFIX": "/v1",
+    "COMPONENT_SPLIT_PATCH": False,
+    "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
+    "ENUM_NAME_OVERRIDES": {"Role": "accounts.models.Membership.Role", "Window": "keys.models.ApiKey.Window", "Kind": "keys.models.ApiKey.Kind"},
+}
 
 # -- Celery --------------------------------------------------------------------------------------------------------------------------
 
@@ -291,7 +313,7 @@ UNFOLD: dict[str, object] = {
     "SHOW_VIEW_ON_SITE": False,
     "SHOW_BACK_BUTTON": True,
     "ENVIRONMENT": "gateway_site.admin.environment",
-    "DASHBOARD_CALLBACK": "gateway_site.admin.overview",
+    "DASHBOARD_CALLBACK": "gateway_site.admin_overview.overview",
     "SIDEBAR": {"show_search": True, "navigation": "gateway_site.admin.navigation"},
     "COLORS": {"primary": {str(step): f"var(--color-blue-{step})" for step in (50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 950)}},
 }

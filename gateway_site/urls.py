@@ -7,11 +7,22 @@ from django.contrib import admin
 from django.urls import include, path
 from django.views.generic import RedirectView
 
-from gateway_site import admin_door, joining, overview, probes, views  # noqa: F401 - the door closes the admin by being imported
+from gateway_site import admin_door, docs_pages, joining, model_pages, openapi, overview, playground, probes, status_page, views  # noqa: F401 - the door closes the admin by being imported
 
 urlpatterns = [
     path("", views.landing, name="landing"),
-    path("docs/errors", views.error_page, name="errors"),
+    path("models", model_pages.model_list, name="model_list"),
+    path("models/<path:name>", model_pages.model_page, name="model_page"),
+    path("status", status_page.status, name="status"),
+    path("docs", docs_pages.docs, name="docs"),
+    path("docs/reference", openapi.reference, name="api_reference"),
+    path("docs/errors", docs_pages.docs_page, {"page": "errors"}, name="errors"),  # where the `help_url` of an error points to
+    path("docs/<str:page>", docs_pages.docs_page, name="docs_page"),
+    path("openapi.json", openapi.openapi, name="openapi"),
+    path("llms.txt", docs_pages.llms, name="llms"),
+    path("llms-full.txt", docs_pages.llms_full, name="llms_full"),
+    path("a/<slug:slug>/playground", playground.playground, name="playground"),
+    path("a/<slug:slug>/playground/key", playground.playground_key, name="playground_key"),
     path("healthz", probes.healthz, name="healthz"),
     path("readyz", probes.readyz, name="readyz"),
     path("metrics", probes.metrics, name="metrics"),
@@ -21,6 +32,9 @@ urlpatterns = [
     path("invitations/<str:secret>", joining.invitation, name="invitation"),
     path("accounts/new", joining.new_account, name="new_account"),
     path("a/<slug:slug>/", overview.overview, name="overview"),
+    path("a/<slug:slug>/first-steps", overview.steps, name="first_steps"),
+    path("a/<slug:slug>/first-steps/hide", overview.hide_steps, name="hide_first_steps"),
+    path("a/<slug:slug>/keys/<int:key_id>/first-request", overview.first_request, name="first_request"),
     path("a/<slug:slug>", RedirectView.as_view(pattern_name="overview")),
     path("a/<slug:slug>/close", joining.close_account, name="close_account"),
     path("", include("accounts.urls")),

@@ -1,4 +1,4 @@
-"""The pages that belong to no app: the landing page, what the errors mean, and the pages for what went wrong."""
+"""The pages that belong to no app: the landing page, and the pages for what went wrong."""
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
@@ -8,7 +8,6 @@ from django.views.decorators.csrf import requires_csrf_token
 from accounts.models import User
 from accounts.pages import LAST_ACCOUNT
 from gateway_site import front_door
-from proxy import errors
 
 
 def landing(request: HttpRequest) -> HttpResponse:
@@ -17,14 +16,6 @@ def landing(request: HttpRequest) -> HttpResponse:
         account = front_door.account_for(request.user, last=request.session.get(LAST_ACCOUNT), now=timezone.now())
         return redirect("overview", account.slug)
     return render(request, "landing.html", {"base_url": request.build_absolute_uri("/v1")})
-
-
-def error_page(request: HttpRequest) -> HttpResponse:
-    """Every error with its remedy: where the `help_url` of an error points to."""
-    entries = sorted(
-        {entry.code: entry for entry in [*errors.TABLE.values(), errors.INTERNAL]}.values(), key=lambda entry: (entry.status, entry.code)
-    )
-    return render(request, "docs/errors.html", {"entries": entries})
 
 
 @requires_csrf_token

@@ -7,7 +7,7 @@ URL or the admin's log.
 import json
 import uuid
 from collections.abc import Callable, Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -47,6 +47,7 @@ def _checked(check: Callable[[Iterable[str]], list[str]]) -> Callable[[list[str]
 _models = _checked(issuing._checked_models)  # noqa: SLF001
 _endpoints = _checked(issuing._checked_endpoints)  # noqa: SLF001
 _networks = _checked(issuing._checked_networks)  # noqa: SLF001
+_name = issuing._checked_name  # noqa: SLF001
 
 
 def _limit(label: str) -> forms.IntegerField:
@@ -88,6 +89,20 @@ class ChangeForm(ModelForm):
     class Meta:
         model = ApiKey
         fields: tuple[str, ...] = LIMITS
+
+    def clean_name(self) -> str:
+        """A name as issuing takes it."""
+        try:
+            return _name(str(self.cleaned_data["name"]))
+        except issuing.InvalidSetting as error:
+            raise forms.ValidationError(f"It {error.message}.") from error
+
+    def clean_expires_at(self) -> datetime | None:
+        """A new moment lies ahead; one that stays is not looked at, even if it has passed."""
+        moment: datetime | None = self.cleaned_data["expires_at"]
+        if moment is not None and moment <= timezone.now() and "expires_at" in self.changed_data:
+            raise forms.ValidationError("This moment is past. To stop the key now, revoke or disable it.")
+        return moment
 
 
 class IssueForm(ChangeForm):
@@ -198,8 +213,12 @@ class ApiKeyAdmin(ModelAdmin):
         return (f"key:{obj.pk}",)
 
     def save_model(self, request: HttpRequest, obj: ApiKey, form: Any, change: bool) -> None:  # noqa: ARG002, FBT001 - the signature is Django's
-        """Write what the form may change and nothing else: a key that was revoked meanwhile stays revoked."""
-        obj.save(update_fields=LIMITS)
+        """Change what the form says anew and nothing else; a key that was revoked meanwhile stays as it is."""
+        said: Any = {field: form.cleaned_data[field] for field in form.changed_data if field in LIMITS}
+        try:
+            issuing.change(key=obj, now=timezone.now(), **said)
+        except issuing.KeyEnded as error:
+            raise PermissionDenied(str(error)) from error
 
     # -- issuing
 

@@ -1,6 +1,9 @@
 """The table of API keys: digests, what each key may do, and its budget. The key itself is never stored."""
 
-from django.db import models
+from datetime import datetime
+from typing import Literal
+
+from django.db import connection, models
 from django.utils import timezone
 
 from accounts.models import Account, User
@@ -60,3 +63,43 @@ class ApiKey(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} ({self.start}…{self.last_four})"
+
+    def state(self, now: datetime) -> Literal["active", "disabled", "expired", "revoked"]:
+        """Whether it works at `now`, and why not."""
+        if self.revoked_at is not None:
+            return "revoked"
+        if self.expires_at is not None and self.expires_at <= now:
+            return "expired"
+        return "disabled" if self.is_disabled else "active"
+
+
+class ManagementCallManager(models.Manager["ManagementCall"]):
+    def begin(self, *, account: Account, token: str, fingerprint: str, now: datetime) -> bool:
+        """Take a token; False when it is taken already. Waits for whoever is taking the same one just now."""
+        with connection.cursor() as cursor:
+            cursor.execute(
+                """INSERT INTO keys_managementcall (account_id, token, fingerprint, status, answer, made, created_at)
+                VALUES (%s, %s, %s, 0, '{}', '', %s) ON CONFLICT (account_id, token) DO NOTHING""",
+                [account.pk, token, fingerprint, now],
+            )
+            return bool(cursor.rowcount == 1)
+
+
+class ManagementCall(models.Model):
+    """A call of the management API that made something under an idempotency key (`keys.repeats`)."""
+
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="+")
+    token = models.CharField(max_length=64, help_text="SHA-256 of the idempotency key.")
+    fingerprint = models.CharField(max_length=64, help_text="SHA-256 of the call.")
+    status = models.PositiveSmallIntegerField()
+    answer = models.JSONField(help_text="Without secrets.")
+    made = models.CharField(max_length=40, blank=True, help_text="The id of what was made, where its secret was shown.")
+    created_at = models.DateTimeField()
+
+    objects = ManagementCallManager()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["account", "token"], name="management_call_once")]
+
+    def __str__(self) -> str:
+        return f"a call of {self.account}"

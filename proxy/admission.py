@@ -20,7 +20,8 @@ from gateway_site import metrics
 from keys import budgets
 from keys.authentication import KeyGrant, WrongKeyKind
 from proxy.errors import CostAboveMaximum, EndpointNotAllowed, ModelNotAllowed
-from proxy.rate_limits import DAY_SECONDS, Allowance, FreeLimitReached, Limit, RateLimited, Reading
+from proxy.limit_checks import DAY_SECONDS
+from proxy.rate_limits import Allowance, FreeLimitReached, Limit, RateLimited, Reading
 
 if TYPE_CHECKING:
     from proxy.engine import Engine

@@ -1,6 +1,8 @@
 """The parts of the data plane, one set a process: made when the process starts, stopped in order when it ends."""
 
 import asyncio
+import os
+import socket
 from collections.abc import Coroutine
 from datetime import timedelta
 from pathlib import Path
@@ -19,10 +21,13 @@ from gateway_site.changes import Listener
 from gateway_site.clients import DatabaseUnavailable, Lane
 from keys.authentication import Authenticator
 from keys.secret import read_peppers
-from proxy import envelopes, rate_limits
+from proxy import breakers, envelopes, rate_limits
+from proxy.admission import SLACK_SECONDS
 from proxy.carryover import Carryover
 from proxy.envelopes import Envelopes
 from proxy.health import Health
+from proxy.idempotency import CALL_SECONDS as IDEMPOTENCY_CALL_SECONDS
+from proxy.idempotency import Idempotency
 from proxy.operations import Names
 from proxy.response_store import ResponseStore
 from proxy.streams import Streams
@@ -62,9 +67,16 @@ class Engine:
         self.envelopes = Envelopes(envelopes.read_keys(settings.ENCRYPTION_KEYS))
         self.names = Names(envelopes.read_keys(settings.ENCRYPTION_KEYS))
         self.carryover = Carryover(rate_limits.connect(settings.REDIS_URL))
+        self.idempotency = Idempotency(
+            rate_limits.connect(settings.REDIS_URL, seconds=IDEMPOTENCY_CALL_SECONDS),
+            envelopes.read_keys(settings.ENCRYPTION_KEYS),
+            lasts_seconds=settings.TOTAL_TIMEOUT_SECONDS + SLACK_SECONDS,
+        )
         self._state_lane = Lane(conninfo, deadline_seconds=STATE_DEADLINE_SECONDS)
         self.turns = Turns(ResponseStore(self._state_lane, retention=timedelta(days=settings.RESPONSES_RETENTION_DAYS)))
         self.health = Health()
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._teller = rate_limits.connect(settings.REDIS_URL)
         self.streams = Streams()
         self.upstream = Upstream()
         self._listener = Listener(settings.REDIS_URL)
@@ -84,6 +96,7 @@ class Engine:
             self._listener.run(),
             self._note_used_keys(),
             self._show_figures(),
+            breakers.keep_telling(self.health, process=self._name, client=self._teller),
         ):
             self.spawn(work)
 
@@ -97,6 +110,8 @@ class Engine:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.limiter.close()
         await self.carryover.close()
+        await self._teller.aclose()
+        await self.idempotency.close()
         await self.upstream.close()
         for lane in (self._hold_lane, self._settle_lane, self._look_up_lane, self._housekeeping_lane, self._state_lane):
             await lane.close()
@@ -114,6 +129,7 @@ class Engine:
 
     def _wire_changes(self) -> None:
         self._listener.on_change("catalog", self.catalog.nudge)
+        self._listener.on_change(breakers.TOPIC, lambda said: breakers.forget(self.health, said))
         self._listener.on_change("key", lambda ident: self.authenticator.forget(_number(ident)))
         self._listener.on_change("account", lambda ident: self.plans.forget(_number(ident)))
         self._listener.on_change("account", lambda ident: self.authenticator.forget_account(_number(ident)))

@@ -9,17 +9,21 @@ from typing import Any
 
 import orjson
 
+from accounts import invitations, members
 from billing import holds
+from billing.management_api.webhook_endpoints import EndpointNotFound
+from billing.notices.endpoints import EndpointRefused
 from billing.receipts import RequestNotFound
 from billing.reports import InvalidParameter
 from catalog import money
 from catalog.snapshot import ModelNotFound
 from gateway_site.clients import DatabaseUnavailable
-from keys import authentication
+from keys import authentication, authority, issuing, repeats
 from proxy import failures
 from proxy.body import InvalidJson
 from proxy.formats.base import InvalidRequest
 from proxy.formats.conversation import CannotParse, CannotRender
+from proxy.idempotency import RETRY_SECONDS, IdempotencyUnavailable, InProgress, KeyReused, KeyUsed
 from proxy.rate_limits import FreeLimitReached, RateLimited
 from proxy.response_store import HistoryTooLarge, PreviousResponseNotFound, ResponseNotFound, ResponseNotStored, ResponseTooLarge
 
@@ -128,9 +132,22 @@ def _retry_after(seconds: float) -> tuple[tuple[str, str], ...]:
     return (("retry-after", str(max(1, -int(-seconds // 1)))), ("retry-after-ms", str(max(1, int(seconds * 1000)))))
 
 
+def _reached(limited: RateLimited) -> str:
+    return f": {limited.limit} {_LIMIT_NAMES[limited.kind]}" if limited.limit else ""
+
+
 _NO_RETRY = (("x-should-retry", "false"),)
+
+
+def _retry_unless_all_were_tried(failure: failures.Unanswered) -> Mapping[str, Any]:
+    """SDKs send a failed request up to three times; where several routes were tried already, that would only multiply the load."""
+    return {"headers": _NO_RETRY} if failure.attempts > 1 else {}
+
+
 _INVALID, _AUTH, _QUOTA, _SERVER = "invalid_request_error", "authentication_error", "insufficient_quota", "server_error"
 
+# What the management API calls the settings of a key that have another name inside.
+_SETTINGS = {"budget_nano": "limit", "budget_window": "limit_reset", "is_disabled": "disabled"}
 _LIMIT_NAMES = {"requests": "requests per minute", "tokens": "tokens per minute", "concurrency": "requests at once"}
 
 TABLE: dict[type[Exception], Entry] = {
@@ -182,6 +199,36 @@ TABLE: dict[type[Exception], Entry] = {
         "See `param` and the message.",
         lambda e: f"The parameter '{e.param}' is not valid. {e.message}",
         lambda e: {"param": e.param},
+    ),
+    issuing.InvalidSetting: Entry(
+        400,
+        _INVALID,
+        "invalid_request_error",
+        "BAD_REQUEST",
+        "A setting of a key is not one that a key can have.",
+        "See `param` and the message.",
+        lambda e: f"The parameter '{_SETTINGS.get(e.field, e.field)}' is not valid: it {e.message}.",
+        lambda e: {"param": _SETTINGS.get(e.field, e.field)},
+    ),
+    EndpointRefused: Entry(
+        400,
+        _INVALID,
+        "endpoint_refused",
+        "BAD_REQUEST",
+        "A webhook endpoint cannot have this address or these events, or the account has as many as it may have.",
+        "See the message.",
+        lambda e: e.reason,
+        lambda _: {"param": "url"},
+    ),
+    repeats.BadIdempotencyKey: Entry(
+        400,
+        _INVALID,
+        "invalid_request_error",
+        "BAD_REQUEST",
+        "The `Idempotency-Key` is empty, too long, or has other than visible ASCII characters.",
+        "Send 1 to 255 of them, such as a UUID.",
+        lambda _: "The header 'Idempotency-Key' must have 1 to 255 visible ASCII characters.",
+        lambda _: {"param": "Idempotency-Key"},
     ),
     failures.RequestRefused: Entry(
         400,
@@ -318,6 +365,24 @@ TABLE: dict[type[Exception], Entry] = {
         "Call from an allowed network, or change the key's networks.",
         lambda _: "This API key may not be used from your network address.",
     ),
+    authority.NotPermitted: Entry(
+        403,
+        "permission_error",
+        "not_permitted",
+        "FORBIDDEN",
+        "Who made the management key may not do this, or is no member any more; or it is the operator's and the call is about members.",
+        "Use a key that a member with the needed role made.",
+        lambda e: f"This key may not do that: whoever made it would have to be a member whose role grants '{e.permission}'.",
+    ),
+    members.RoleTooHigh: Entry(
+        403,
+        "permission_error",
+        "role_too_high",
+        "FORBIDDEN",
+        "The role, or the member's, is above that of the member who made the key.",
+        "Let somebody with a higher role do it.",
+        lambda _: "That role is above the one of the member who made this key.",
+    ),
     ModelNotAllowed: Entry(
         403,
         "permission_error",
@@ -384,6 +449,42 @@ TABLE: dict[type[Exception], Entry] = {
         "Use the name that `:predictLongRunning` answered to a key of the same account, and fetch files soon.",
         lambda _: "No such operation or file.",
     ),
+    issuing.KeyNotFound: Entry(
+        404,
+        _INVALID,
+        "key_not_found",
+        "NOT_FOUND",
+        "No key of this id belongs to the account.",
+        "GET /v1/keys lists the keys.",
+        lambda _: "No key with this id belongs to your account.",
+    ),
+    members.MemberNotFound: Entry(
+        404,
+        _INVALID,
+        "member_not_found",
+        "NOT_FOUND",
+        "No member of this id belongs to the account.",
+        "GET /v1/members lists the members.",
+        lambda _: "No member with this id belongs to your account.",
+    ),
+    invitations.InvitationNotFound: Entry(
+        404,
+        _INVALID,
+        "invitation_not_found",
+        "NOT_FOUND",
+        "No open invitation of this id belongs to the account.",
+        "GET /v1/members lists the open ones.",
+        lambda _: "No open invitation with this id belongs to your account.",
+    ),
+    EndpointNotFound: Entry(
+        404,
+        _INVALID,
+        "webhook_endpoint_not_found",
+        "NOT_FOUND",
+        "No webhook endpoint of this id belongs to the account.",
+        "GET /v1/webhook-endpoints lists them.",
+        lambda _: "No webhook endpoint with this id belongs to your account.",
+    ),
     NoSuchRoute: Entry(
         404,
         _INVALID,
@@ -401,6 +502,71 @@ TABLE: dict[type[Exception], Entry] = {
         "The request body did not arrive in time.",
         "Send it again.",
         lambda _: "The request body did not arrive in time.",
+    ),
+    InProgress: Entry(
+        409,
+        _INVALID,
+        "idempotency_in_progress",
+        "CONFLICT",
+        "The first request with this `Idempotency-Key` is under way.",
+        "Ask again as `Retry-After` says: once it has ended, you get its answer.",
+        lambda _: "A request with this Idempotency-Key is under way. Ask again in a moment for its answer.",
+        lambda _: {"headers": _retry_after(RETRY_SECONDS)},
+    ),
+    repeats.SecretShownBefore: Entry(
+        409,
+        _INVALID,
+        "secret_shown_before",
+        "CONFLICT",
+        "A call of the management API with this `Idempotency-Key` was answered with a secret, which is kept nowhere.",
+        "If the answer was lost, reroll the key (or rotate the endpoint's secret) that the message names.",
+        lambda e: (
+            f"A call with this Idempotency-Key made '{e.made}' and showed its secret then; it is kept nowhere. If you missed it, reroll it."
+        ),
+        lambda _: {"headers": _NO_RETRY},
+    ),
+    issuing.KeyEnded: Entry(
+        409,
+        _INVALID,
+        "key_ended",
+        "CONFLICT",
+        "The key is revoked, expired, or was rerolled before.",
+        "Change the key that replaced it, or make a new one.",
+        lambda _: "This key is revoked, expired, or was replaced by another already.",
+        lambda _: {"headers": _NO_RETRY},
+    ),
+    members.LastOwner: Entry(
+        409,
+        _INVALID,
+        "last_owner",
+        "CONFLICT",
+        "The account would be left without an owner.",
+        "Make somebody else an owner first.",
+        lambda _: "An account keeps at least one owner: make somebody else an owner first.",
+        lambda _: {"headers": _NO_RETRY},
+    ),
+    invitations.AlreadyMember: Entry(
+        409,
+        _INVALID,
+        "already_member",
+        "CONFLICT",
+        "Who is invited is a member.",
+        "Change their role instead.",
+        lambda _: "This person is a member already.",
+        lambda _: {"param": "email", "headers": _NO_RETRY},
+    ),
+    KeyUsed: Entry(
+        409,
+        _INVALID,
+        "idempotency_key_used",
+        "CONFLICT",
+        "The request with this `Idempotency-Key` was served, and its answer was not kept: it was streamed, or too large, or its process died.",
+        "GET /v1/generation with the request id in the message shows what was delivered and charged. To ask once more, use a new key.",
+        lambda e: (
+            f"The request with this Idempotency-Key was served as {e.request_id}; its answer is not kept. "
+            f"GET /v1/generation?id={e.request_id} has its receipt. Use a new key to ask once more."
+        ),
+        lambda _: {"headers": _NO_RETRY},
     ),
     BodyTooLarge: Entry(
         413,
@@ -440,6 +606,26 @@ TABLE: dict[type[Exception], Entry] = {
         "Send 'Content-Type: application/json'.",
         lambda _: "Send the request as 'Content-Type: application/json'.",
     ),
+    KeyReused: Entry(
+        422,
+        _INVALID,
+        "idempotency_key_reused",
+        "BAD_REQUEST",
+        "The `Idempotency-Key` was used for another request, or with another API key, within a day.",
+        "Use a new key for each request; repeat one only with the same body.",
+        lambda _: "This Idempotency-Key was used with another request. Use a new one.",
+        lambda _: {"param": "Idempotency-Key", "headers": _NO_RETRY},
+    ),
+    repeats.UsedForAnother: Entry(
+        422,
+        _INVALID,
+        "idempotency_key_reused",
+        "BAD_REQUEST",
+        "The `Idempotency-Key` was used for another call of the management API within a day.",
+        "Use a new key for each call; repeat one only with the same body.",
+        lambda _: "This Idempotency-Key was used for another call. Use a new one.",
+        lambda _: {"param": "Idempotency-Key", "headers": _NO_RETRY},
+    ),
     RateLimited: Entry(
         429,
         "rate_limit_error",
@@ -447,7 +633,7 @@ TABLE: dict[type[Exception], Entry] = {
         "RATE_LIMITED",
         "Too many requests or tokens a minute, or requests at once.",
         "Wait as `Retry-After` says.",
-        lambda e: f"Rate limit reached: {e.limit} {_LIMIT_NAMES[e.kind]}. Retry in {max(1, round(e.retry_after_seconds))} s.",
+        lambda e: f"Rate limit reached{_reached(e)}. Retry in {max(1, round(e.retry_after_seconds))} s.",
         lambda e: {"headers": _retry_after(e.retry_after_seconds)},
     ),
     FreeLimitReached: Entry(
@@ -504,6 +690,7 @@ TABLE: dict[type[Exception], Entry] = {
         "The model's provider failed; nothing was charged.",
         "Retry with a back-off.",
         lambda _: "The model's provider returned an error. Nothing was charged.",
+        _retry_unless_all_were_tried,
     ),
     failures.BrokenAnswer: Entry(
         502,
@@ -513,6 +700,7 @@ TABLE: dict[type[Exception], Entry] = {
         "The provider's answer was cut or unreadable.",
         "Retry with a back-off.",
         lambda _: "The model's provider returned an unusable answer. You are charged only for what was delivered.",
+        _retry_unless_all_were_tried,
     ),
     failures.CannotConnect: Entry(
         502,
@@ -522,6 +710,7 @@ TABLE: dict[type[Exception], Entry] = {
         "The model's provider cannot be reached.",
         "Retry with a back-off.",
         lambda _: "The model's provider cannot be reached. Nothing was charged.",
+        _retry_unless_all_were_tried,
     ),
     failures.ProviderKeyRefused: Entry(
         503,
@@ -581,6 +770,16 @@ TABLE: dict[type[Exception], Entry] = {
         lambda _: "Billing is unavailable for a moment. Nothing was charged; retry shortly.",
         lambda _: {"headers": _retry_after(1)},
     ),
+    IdempotencyUnavailable: Entry(
+        503,
+        _SERVER,
+        "idempotency_unavailable",
+        "SERVICE_UNAVAILABLE",
+        "Whether the request's `Idempotency-Key` was used cannot be found out now; nothing was sent or charged.",
+        "Retry in a second, or send the request without the header.",
+        lambda _: "Idempotency keys cannot be checked for a moment. Nothing was sent or charged; retry shortly.",
+        lambda _: {"headers": _retry_after(1)},
+    ),
     ServerRestarting: Entry(
         503,
         _SERVER,
@@ -599,6 +798,7 @@ TABLE: dict[type[Exception], Entry] = {
         "The provider was silent for too long.",
         "Retry; stream long answers.",
         lambda _: "The model's provider did not answer in time. You are charged only for what was delivered.",
+        _retry_unless_all_were_tried,
     ),
     WalletRanOut: Entry(
         402,

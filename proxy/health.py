@@ -15,6 +15,7 @@ COOL_DOWN_SECONDS = 10.0
 LONGEST_COOL_DOWN_SECONDS = 300.0
 LONGEST_WAIT_SECONDS = 60.0
 REFUSED_KEY_SECONDS = 300.0
+Subject = tuple[str, object]
 
 
 class State(IntEnum):
@@ -50,6 +51,16 @@ class Health:
         """How long until this subject is healthy again."""
         record = self._records.get(subject)
         return max(0.0, record.until - now) if record is not None else 0.0
+
+    def resting(self, now: float) -> list[tuple[Subject, float, bool]]:
+        """What is not tried first now: (subject, seconds left, whether the provider asked for it)."""
+        return [
+            (subject, record.until - now, record.asked_to_wait) for subject, record in self._records.items() if now < record.until
+        ]
+
+    def forget(self, subject: Subject) -> None:
+        """Close this subject's breaker: it is healthy until it fails again."""
+        self._records.pop(subject, None)
 
     def note_success(self, route: int, key: str | None) -> None:
         """An answer arrived: both are healthy."""

@@ -37,6 +37,19 @@ from redis.exceptions import NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway_site.batches import Batcher
+from proxy.limit_checks import (
+    ANSWER_LENGTH,
+    CONCURRENCY,
+    DAY_SECONDS,
+    FREE,
+    FREE_OR_PAID,
+    REQUESTS,
+    TOKENS,
+    Answer,
+    Check,
+    Operation,
+)
+from proxy.local_buckets import LocalBuckets
 
 logger = logging.getLogger(__name__)
 
@@ -48,27 +61,11 @@ PROBE_SECONDS: Final = 1.0
 BATCH_LIMIT: Final = 256
 UNDELIVERED_LIMIT: Final = 50_000  # releases remembered during an outage; what is forgotten expires by itself
 
-WINDOW_SECONDS: Final = 60
-REQUESTS: Final = 1
-TOKENS: Final = 2
-CONCURRENCY: Final = 3
-FREE: Final = 4
-FREE_OR_PAID: Final = 5
-DAY_SECONDS: Final = 86_400
-ANSWER_LENGTH: Final = 9
-CONCURRENCY_WAIT_MS: Final = 1000
-
 SCRIPT: Final = Path(__file__).with_name("rate_limits.lua").read_bytes()
 SCRIPT_SHA: Final = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest().encode()
 
 Kind = Literal["requests", "tokens", "concurrency", "free"]
 KINDS: Final[dict[int, Kind]] = {REQUESTS: "requests", TOKENS: "tokens", CONCURRENCY: "concurrency", FREE: "free", FREE_OR_PAID: "free"}
-
-Check = tuple[int, str, int, str]
-"""Kind, Valkey key, limit, subject."""
-Answer = Sequence[int]
-"""Refusing check (0 = admitted), ms to wait, then check, remaining, ms to reset for requests and for tokens, and the day whose free requests
-it was counted in (negative: by this process alone). Empty for a finish."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,13 +154,13 @@ class FreeLimitReached(RateLimited):
         self.may_pay = may_pay  # the model has a price, which the wallet does not cover
 
 
-def connect(url: str) -> Redis:
+def connect(url: str, *, seconds: float = CALL_SECONDS) -> Redis:
     """Make a client of the Valkey at `url` (`redis://`, `rediss://`, `unix://`) that fails fast and never tries again by itself.
 
     redis-py's own defaults are ten retries and five seconds, which is 4 s a command while the server is down.
     """
     return Redis.from_url(
-        url, retry=Retry(NoBackoff(), 0), socket_timeout=CALL_SECONDS, socket_connect_timeout=CALL_SECONDS, decode_responses=False
+        url, retry=Retry(NoBackoff(), 0), socket_timeout=seconds, socket_connect_timeout=seconds, decode_responses=False
     )
 
 
@@ -189,12 +186,12 @@ class RateLimiter:
         self._clock = clock
         self._stopwatch = stopwatch
         self._local = LocalBuckets(processes)
-        self._batcher: Batcher[_Operation, Answer] = Batcher(self._send, limit=BATCH_LIMIT)
+        self._batcher: Batcher[Operation, Answer] = Batcher(self._send, limit=BATCH_LIMIT)
         self._connection: AbstractConnection | None = None
         self._open = client is None
         self._slow_calls = 0
         self._probe: asyncio.Task[None] | None = None
-        self._undelivered: deque[_Operation] = deque(maxlen=UNDELIVERED_LIMIT)
+        self._undelivered: deque[Operation] = deque(maxlen=UNDELIVERED_LIMIT)
 
     @property
     def degraded(self) -> bool:
@@ -214,7 +211,7 @@ class RateLimiter:
         checks = _checks(account, limits) + _free_checks(account, free)
         if not checks:
             return NOTHING_LIMITED
-        operation = _Operation(account, request_id, max_seconds, checks, int(now * 1000))
+        operation = Operation(account, request_id, max_seconds, checks, int(now * 1000))
         if self._open:
             answer = self._local.serve(operation)
         else:
@@ -237,7 +234,7 @@ class RateLimiter:
         if day == 0:
             return
         checks = [(FREE, key, -1, subject) for _, key, _, subject in _free_checks(account, free)]
-        operation = _Operation(account, "", -abs(day) - 1, checks, int(self._clock() * 1000))
+        operation = Operation(account, "", -abs(day) - 1, checks, int(self._clock() * 1000))
         if not self._open:
             self._batcher.submit(operation)
         elif day < 0:
@@ -252,7 +249,7 @@ class RateLimiter:
         ]  # requests were counted when they came
         if not checks:
             return
-        operation = _Operation(account, request_id, -max(tokens, 0) - 1, checks, int(self._clock() * 1000))
+        operation = Operation(account, request_id, -max(tokens, 0) - 1, checks, int(self._clock() * 1000))
         if self._open:
             self._serve_locally(operation)
         else:
@@ -271,7 +268,7 @@ class RateLimiter:
             await asyncio.gather(self._probe, return_exceptions=True)
         await self._disconnect()
 
-    async def _send(self, operations: Sequence["_Operation"]) -> Sequence[Answer]:
+    async def _send(self, operations: Sequence[Operation]) -> Sequence[Answer]:
         """Answer a batch from Valkey, or from the local buckets if it does not answer in time. Never raises."""
         if self._open:
             return [self._serve_locally(operation) for operation in operations]
@@ -291,12 +288,12 @@ class RateLimiter:
                 await self._open_breaker(f"{SLOW_CALLS} slow calls in a row", pause=SLOW_PAUSE_SECONDS)
         return answers
 
-    async def _call(self, operations: Sequence["_Operation"]) -> Sequence[Answer]:
+    async def _call(self, operations: Sequence[Operation]) -> Sequence[Answer]:
         """Run the script once for each account of the batch, in one round trip, and give the answers in the order of the batch.
 
         Raises: RedisError, OSError.
         """
-        groups: dict[int, list[_Operation]] = {}
+        groups: dict[int, list[Operation]] = {}
         for operation in operations:
             group = groups.get(operation.account)
             if group is None:
@@ -317,7 +314,7 @@ class RateLimiter:
             answers[account] = iter([reply[start : start + ANSWER_LENGTH] for start in range(0, len(reply), ANSWER_LENGTH)])
         return [() if operation.seconds < 0 else next(answers[operation.account]) for operation in operations]
 
-    def _command(self, group: Sequence["_Operation"]) -> bytes:
+    def _command(self, group: Sequence[Operation]) -> bytes:
         keys: dict[str, int] = {}
         listed = []
         for operation in group:
@@ -349,14 +346,14 @@ class RateLimiter:
                 replies.append(error)
         return replies
 
-    def _serve_locally(self, operation: "_Operation", *, in_doubt: bool = False) -> Answer:
+    def _serve_locally(self, operation: Operation, *, in_doubt: bool = False) -> Answer:
         """Answer from this process's buckets, and remember the concurrency slots that Valkey may hold for this request."""
         answer = self._local.serve(operation)
         ended = operation.seconds < 0 or (in_doubt and answer[0] != 0)
         if ended and self._client is not None:
             slots = [check for check in operation.checks if check[0] == CONCURRENCY]
             if slots:
-                self._undelivered.append(_Operation(operation.account, operation.request_id, -1, slots, operation.now_ms))
+                self._undelivered.append(Operation(operation.account, operation.request_id, -1, slots, operation.now_ms))
         return answer
 
     async def _open_breaker(self, reason: str, *, pause: float) -> None:
@@ -375,7 +372,7 @@ class RateLimiter:
             started = self._stopwatch()
             try:
                 async with asyncio.timeout(CALL_SECONDS):
-                    await self._call([_Operation(0, "probe", 0, _checks(0, [nobody]), int(self._clock() * 1000))])
+                    await self._call([Operation(0, "probe", 0, _checks(0, [nobody]), int(self._clock() * 1000))])
             except Exception:
                 await self._disconnect()
                 continue
@@ -387,171 +384,12 @@ class RateLimiter:
         while self._undelivered:
             self._batcher.submit(self._undelivered.popleft())
         for key, day, count in counted:
-            self._batcher.submit(_Operation(0, "", -day - 1, [(FREE, key, count, "")], int(self._clock() * 1000)))
+            self._batcher.submit(Operation(0, "", -day - 1, [(FREE, key, count, "")], int(self._clock() * 1000)))
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.disconnect(nowait=True)
-
-
-class LocalBuckets:
-    """The limits of `rate_limits.lua` in plain Python, for one process: each limit is divided by `processes`, but never below one."""
-
-    def __init__(self, processes: int = 1) -> None:
-        self._processes = processes
-        self._windows: dict[str, _Window] = {}
-        self._sets: dict[str, dict[str, int]] = {}
-        self._days: dict[str, tuple[int, int]] = {}  # the UTC day since 1970, and how many free requests were counted in it
-        self._swept_ms = 0
-
-    def serve(self, operation: "_Operation") -> Answer:
-        """Do one operation at its own time and answer as the script does."""
-        if operation.now_ms - self._swept_ms >= WINDOW_SECONDS * 1000:
-            self._sweep(operation.now_ms)
-        if operation.seconds < 0:
-            self._finish(operation)
-            return ()
-        return self._admit(operation)
-
-    def free_requests(self) -> list[tuple[str, int, int]]:
-        """What was counted by the day: key, day, count."""
-        return [(key, day, count) for key, (day, count) in self._days.items() if count]
-
-    def _admit(self, operation: "_Operation") -> Answer:
-        now_ms = operation.now_ms
-        refusing = wait_ms = counted = 0
-        pays = False
-        today = now_ms // (DAY_SECONDS * 1000)
-        midnight_ms = (today + 1) * DAY_SECONDS * 1000 - now_ms
-        for index, (kind, key, limit, _) in enumerate(operation.checks, 1):
-            share = self._share(limit)
-            needed = 0
-            if kind == CONCURRENCY:
-                if self._is_full(key, share, now_ms):
-                    needed = CONCURRENCY_WAIT_MS
-            elif kind in (FREE, FREE_OR_PAID):
-                if self._count_of(key, today) >= share:
-                    needed, pays = (midnight_ms, pays) if kind == FREE else (0, True)
-            else:
-                window = self._window(key, now_ms)
-                if window.total >= share:
-                    needed = window.wait_ms(window.total + 1 - share, now_ms)
-            if needed > wait_ms:
-                refusing, wait_ms = index, needed
-        shown = {REQUESTS: (0, 0, 0), TOKENS: (0, 0, 0)}
-        for index, (kind, key, limit, _) in enumerate(operation.checks, 1):
-            if kind == CONCURRENCY:
-                if not refusing:
-                    self._sets.setdefault(key, {})[operation.request_id] = now_ms + operation.seconds * 1000
-                continue
-            if kind in (FREE, FREE_OR_PAID):
-                count = self._count_of(key, today)
-                if not refusing and not pays:
-                    count, counted = count + 1, -today
-                    self._days[key] = (today, count)
-                remaining = max(0, self._share(limit) - count)
-                if not pays and (not shown[REQUESTS][0] or remaining < shown[REQUESTS][1]):
-                    shown[REQUESTS] = (index, remaining, midnight_ms if count else 0)
-                continue
-            window = self._windows[key]
-            if kind == REQUESTS and not refusing:
-                window.add(1)
-            remaining = max(0, self._share(limit) - window.total)
-            if not shown[kind][0] or remaining < shown[kind][1]:
-                shown[kind] = (index, remaining, window.reset_ms(now_ms))
-        return (refusing, wait_ms, *shown[REQUESTS], *shown[TOKENS], counted)
-
-    def _count_of(self, key: str, today: int) -> int:
-        day, count = self._days.get(key, (0, 0))
-        return count if day == today else 0
-
-    def _finish(self, operation: "_Operation") -> None:
-        for kind, key, change, _ in operation.checks:
-            if kind == CONCURRENCY:
-                self._sets.get(key, {}).pop(operation.request_id, None)
-            elif kind == FREE:
-                day = -operation.seconds - 1
-                if change > 0 or self._count_of(key, day):
-                    self._days[key] = (day, max(0, self._count_of(key, day) + change))
-            else:
-                self._window(key, operation.now_ms).add(-operation.seconds - 1)
-
-    def _share(self, limit: int) -> int:
-        return max(1, limit // self._processes) if limit > 0 else 0
-
-    def _window(self, key: str, now_ms: int) -> "_Window":
-        window = self._windows.get(key)
-        if window is None:
-            window = self._windows[key] = _Window()
-        window.advance(now_ms)
-        return window
-
-    def _is_full(self, key: str, limit: int, now_ms: int) -> bool:
-        ids = self._sets.get(key, {})
-        if len(ids) >= limit:
-            for request_id in [request_id for request_id, expiry_ms in ids.items() if expiry_ms <= now_ms]:
-                del ids[request_id]
-        return len(ids) >= limit
-
-    def _sweep(self, now_ms: int) -> None:
-        """Forget, once a minute, what no longer counts, so that an outage does not collect every subject there is."""
-        self._swept_ms = now_ms
-        for window in self._windows.values():
-            window.advance(now_ms)
-        self._windows = {key: window for key, window in self._windows.items() if window.total}
-        alive = ((key, {name: expiry_ms for name, expiry_ms in ids.items() if expiry_ms > now_ms}) for key, ids in self._sets.items())
-        self._sets = {key: ids for key, ids in alive if ids}
-        today = now_ms // (DAY_SECONDS * 1000)
-        self._days = {key: (day, count) for key, (day, count) in self._days.items() if day >= today}
-
-
-@dataclass(slots=True)
-class _Operation:
-    """One admission, or one finish if `seconds` is negative: then it is -tokens - 1 (or -day - 1), as the script wants it."""
-
-    account: int
-    request_id: str
-    seconds: int
-    checks: list[Check]
-    now_ms: int
-
-
-class _Window:
-    """One sliding minute: (second, count) pairs, oldest first, and their sum."""
-
-    __slots__ = ("at", "slots", "total")
-
-    def __init__(self) -> None:
-        self.at = 0
-        self.total = 0
-        self.slots: deque[list[int]] = deque()
-
-    def advance(self, now_ms: int) -> None:
-        """Move to `now_ms`, never backwards, and drop the seconds that have left the minute."""
-        self.at = max(self.at, now_ms // 1000)
-        while self.slots and self.slots[0][0] <= self.at - WINDOW_SECONDS:
-            self.total -= self.slots.popleft()[1]
-
-    def add(self, count: int) -> None:
-        """Count in the current second."""
-        self.total += count
-        if self.slots and self.slots[-1][0] == self.at:
-            self.slots[-1][1] += count
-        else:
-            self.slots.append([self.at, count])
-
-    def wait_ms(self, excess: int, now_ms: int) -> int:
-        """Milliseconds until `excess` has left the window."""
-        for second, count in self.slots:
-            excess -= count
-            if excess <= 0:
-                return (second + WINDOW_SECONDS) * 1000 - now_ms
-        return (self.at + WINDOW_SECONDS) * 1000 - now_ms
-
-    def reset_ms(self, now_ms: int) -> int:
-        """Milliseconds until the window is empty."""
-        return (self.slots[-1][0] + WINDOW_SECONDS) * 1000 - now_ms if self.slots else 0
 
 
 def _checks(account: int, limits: Sequence[Limit]) -> list[Check]:

@@ -124,8 +124,7 @@ async def relay(engine: "Engine", call: Call) -> WholeAnswer | OpenStream:
     if facts.stream:
         call.watch()  # anything else is served to its end: the provider bills it whether the client waits or not
     others = list(wishes.models[1:])
-    model, price = _first_model(engine, call, facts, surface, wishes, others)
-    ticket = await admit(engine, call, facts, grant, model, price)
+    ticket = await _admit_to_one_of(engine, call, facts, surface, grant, wishes, others)
     attempts = Attempts()
     trip = Trip(
         request_id=call.request_id,
@@ -136,7 +135,7 @@ async def relay(engine: "Engine", call: Call) -> WholeAnswer | OpenStream:
         facts=facts,
         output_limit=ticket.output_limit,
         clamped=ticket.clamped,
-        capabilities=model.capabilities,
+        capabilities=ticket.model.capabilities,
         preferences=wishes.preferences,
     )
     try:
@@ -172,24 +171,35 @@ def find_model(engine: "Engine", name: str, now: datetime, surface: Surface) -> 
     return model, price
 
 
-def _first_model(
-    engine: "Engine", call: Call, facts: Facts, surface: Surface, wishes: Wishes, others: list[str]
-) -> tuple[ModelEntry, pricing.Price]:
-    """The first of the models that the client would take which can be had; it and those before it leave `others`.
+# Why one of several models cannot be had: the next may be.
+_NOT_TO_BE_HAD = (
+    ModelNotFound,
+    errors.WrongEndpoint,
+    errors.ModelTooDear,
+    errors.ModelNotAllowed,
+    errors.CostAboveMaximum,
+    holds.InsufficientBalance,
+    FreeLimitReached,
+)
 
-    Raises: ModelNotFound, WrongEndpoint, ModelTooDear: of the only one, or the last.
+
+async def _admit_to_one_of(
+    engine: "Engine", call: Call, facts: Facts, surface: Surface, grant: KeyGrant, wishes: Wishes, others: list[str]
+) -> Ticket:
+    """Admit to the first of the models that the client would take which can be had; it and those before it leave `others`.
+
+    Raises: what `find_model` and `admit` raise, and ModelTooDear: of the only one, or the last.
     """
     while True:
         try:
             model, price = find_model(engine, facts.model, call.started_at, surface)
             if not wishes.preferences.affords(price):
                 raise errors.ModelTooDear(model.slug)
-        except (ModelNotFound, errors.WrongEndpoint, errors.ModelTooDear):
+            return await admit(engine, call, facts, grant, model, price)
+        except _NOT_TO_BE_HAD:
             if not others:
                 raise
             facts.model = others.pop(0)
-        else:
-            return model, price
 
 
 async def _send_to_one_of(engine: "Engine", ticket: Ticket, trip: Trip, attempts: Attempts, others: list[str]) -> Exchange:
@@ -215,14 +225,7 @@ async def _turn_to_next(engine: "Engine", ticket: Ticket, trip: Trip, others: li
                 continue
             check_test_key(engine, ticket.grant, model)
             await admission.switch(engine, ticket, model, price, input_bound=min(facts.input_bound, model.context * facts.prompts))
-        except (
-            ModelNotFound,
-            errors.WrongEndpoint,
-            errors.ModelNotAllowed,
-            errors.CostAboveMaximum,
-            holds.InsufficientBalance,
-            FreeLimitReached,
-        ):
+        except _NOT_TO_BE_HAD:
             continue
         facts.model = name
         trip.output_limit, trip.clamped, trip.capabilities = ticket.output_limit, ticket.clamped, model.capabilities

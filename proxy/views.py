@@ -1,14 +1,19 @@
 """The HTTP edge of the data plane: takes a request apart for the relay and puts its answer together."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpResponse, QueryDict
 
-from proxy import counting, engine, errors, estimates, gemini_methods, videos
+from proxy import counting, engine, errors, estimates, gemini_methods, idempotency, videos
 from proxy.asgi import StreamedResponse
 from proxy.body import parse_body
-from proxy.relay import Call, WholeAnswer, relay
+from proxy.idempotency import Kept
+from proxy.relay import Call, WholeAnswer, authenticate, relay
+from proxy.response_store import ResponseNotStored
+from proxy.streams import OpenStream
 from proxy.translation import SURFACES
 
 
@@ -67,18 +72,18 @@ async def gemini_method(request: ASGIRequest, **_address: str) -> HttpResponse:
         return _whole(await counting.count_gemini(engine.current(), call, model))
     if method == videos.METHOD:
         _refuse_when_draining()
-        return _whole(await videos.start(engine.current(), call, model, place))
+        return _shown(await _once(request, call, lambda: videos.start(engine.current(), call, model, place)), call)
     if method == "fetchPredictOperation":
         return _whole(await videos.poll(engine.current(), call, None, place))
     if method in gemini_methods.BILLED:
         call.surface = gemini_methods.BILLED[method](model)
-        return await _answer(call)
+        return await _answer(request, call)
     if method not in ("generateContent", "streamGenerateContent"):
         raise errors.NoSuchRoute
     streams = method == "streamGenerateContent"
     facts = SURFACES["gemini"].read(parse_body(call.raw))
     call.facts = replace(facts, model=model, stream=streams, wants_sse=not streams or b"alt=sse" in request.scope["query_string"])
-    return await _answer(call)
+    return await _answer(request, call)
 
 
 async def gemini_operation(request: ASGIRequest, **_address: str) -> HttpResponse:
@@ -101,12 +106,58 @@ def split_address(path: str) -> tuple[str, str]:
 
 
 async def _serve(request: ASGIRequest, endpoint: str, *, model_is_optional: bool = False) -> HttpResponse:
-    return await _answer(_call(request, endpoint, model_is_optional=model_is_optional))
+    return await _answer(request, _call(request, endpoint, model_is_optional=model_is_optional))
 
 
-async def _answer(call: Call) -> HttpResponse:
+async def _answer(request: ASGIRequest, call: Call) -> HttpResponse:
     _refuse_when_draining()
-    answer = await relay(engine.current(), call)
+    return _shown(await _once(request, call, lambda: relay(engine.current(), call)), call)
+
+
+async def _once(request: ASGIRequest, call: Call, serve: Callable[[], Awaitable[WholeAnswer | OpenStream]]) -> WholeAnswer | OpenStream:
+    """Serve a request; of those with the same Idempotency-Key one, the others getting its answer.
+
+    Raises: what `serve` and `idempotency.Idempotency.claim` raise; InvalidRequest.
+    """
+    key = idempotency.read_key(call.headers)
+    if key is None:
+        return await serve()
+    running = engine.current()
+    grant = await authenticate(running, call)
+    address = f"{request.scope['path']}?{request.scope['query_string'].decode('latin-1')}"
+    claim = await running.idempotency.claim(
+        key,
+        account_id=grant.account_id,
+        fingerprint=idempotency.fingerprint(key_id=grant.id, address=address, body=call.raw),
+        request_id=str(call.request_id),
+        now=call.started_at,
+    )
+    if isinstance(claim, Kept):
+        return WholeAnswer(claim.raw, claim.headers)
+    try:
+        answer = await serve()
+    except BaseException as error:
+        running.spawn(claim.mark_used() if _may_be_charged(error) else claim.give_back())
+        raise
+    if isinstance(answer, WholeAnswer):
+        await claim.keep(answer.raw, answer.headers, now=call.started_at)
+        return answer
+    try:
+        await claim.mark_used()
+    except BaseException:  # the client left: nobody else would end the stream
+        answer.abandon()
+        raise
+    return answer
+
+
+def _may_be_charged(error: BaseException) -> bool:
+    """Whether a request that ended so may have cost something; who hangs up before the first byte pays nothing."""
+    if isinstance(error, asyncio.CancelledError):
+        return False
+    return isinstance(error, ResponseNotStored) or errors.describe(error).status == errors.INTERNAL.status
+
+
+def _shown(answer: WholeAnswer | OpenStream, call: Call) -> HttpResponse:
     if isinstance(answer, WholeAnswer):
         return _whole(answer)
     return StreamedResponse(answer, is_sse=call.facts is None or call.facts.wants_sse)

@@ -63,6 +63,15 @@ ROUTES: dict[str, Route] = {
     "metrics": Route("public"),
     "admin": Route("public"),
     "docs/errors": Route("public"),
+    "models": Route("public"),
+    "models/<path:name>": Route("public"),
+    "status": Route("public"),
+    "docs": Route("public"),
+    "docs/reference": Route("public"),
+    "docs/<str:page>": Route("public"),
+    "openapi.json": Route("public"),
+    "llms.txt": Route("public"),
+    "llms-full.txt": Route("public"),
     "webhooks/stripe": Route("public"),
     "webhooks/stripe/": Route("public"),
     "unsubscribe/<str:token>": Route("public"),  # the signed token is what is asked for
@@ -130,7 +139,24 @@ ROUTES |= {
     "a/<slug:slug>/invitations/<int:invitation_id>/revoke": Route("account", permission=Permission.MANAGE_MEMBERS, only_post=True),
     "a/<slug:slug>/settings": Route("account", permission=Permission.MANAGE_ACCOUNT),
     "a/<slug:slug>/audit-log": Route("account", permission=Permission.MANAGE_MEMBERS),
+    "a/<slug:slug>/playground": Route("account", permission=Permission.MANAGE_KEYS),
+    "a/<slug:slug>/playground/key": Route("account", permission=Permission.MANAGE_KEYS, only_post=True),
     "a/<slug:slug>/close": Route("account", permission=Permission.MANAGE_ACCOUNT),
+    "a/<slug:slug>/first-steps": Route("account", permission=Permission.READ),
+    "a/<slug:slug>/first-steps/hide": Route("account", permission=Permission.READ, only_post=True),
+    "a/<slug:slug>/keys": Route("account", permission=Permission.READ),
+    "a/<slug:slug>/keys/new": Route("account", permission=Permission.MANAGE_KEYS),
+    "a/<slug:slug>/keys/<int:key_id>": Route("account", permission=Permission.READ),
+    "a/<slug:slug>/keys/<int:key_id>/first-request": Route("account", permission=Permission.READ),
+    "a/<slug:slug>/keys/<int:key_id>/change": Route("account", permission=Permission.MANAGE_KEYS),
+    "a/<slug:slug>/keys/<int:key_id>/switch": Route("account", permission=Permission.MANAGE_KEYS, only_post=True),
+    "a/<slug:slug>/keys/<int:key_id>/reroll": Route("account", permission=Permission.MANAGE_KEYS, only_post=True),
+    "a/<slug:slug>/keys/<int:key_id>/revoke": Route("account", permission=Permission.MANAGE_KEYS, only_post=True),
+    "a/<slug:slug>/usage": Route("account", permission=Permission.READ),
+    "a/<slug:slug>/usage/table.csv": Route("account", permission=Permission.READ),
+    "a/<slug:slug>/usage/table.json": Route("account", permission=Permission.READ),
+    "a/<slug:slug>/requests": Route("account", permission=Permission.READ),
+    "a/<slug:slug>/requests/<str:request_id>": Route("account", permission=Permission.READ),
 }
 
 _CHAT: dict[str, Any] = {"model": "{model}", "messages": [{"role": "user", "content": "Hello!"}]}
@@ -265,11 +291,42 @@ for _prefix in ("v1", "api/v1"):
 ROUTES |= {
     f"a/<slug:slug>/{_address}": Route("session")
     for _address in (
-        "billing/statements",
-        "billing/statements/<str:month>",
-        "billing/ledger.csv",
-        "billing/ledger.jsonl",
         "usage.csv",
         "usage.jsonl",
     )
+}
+
+_READ, _MANAGE = Permission.READ, Permission.MANAGE_BILLING
+_UUID = "00000000-0000-4000-8000-000000000001"
+ROUTES |= {
+    f"a/<slug:slug>/{_address}": Route("account", permission=_READ)
+    for _address in ("billing", "billing/plan", "billing/ledger", "billing/statements", "billing/statements/<str:month>")
+}
+ROUTES |= {
+    f"a/<slug:slug>/{_address}": Route("account", permission=_READ, post=_MANAGE)
+    for _address in ("billing/top-ups", "billing/auto-top-up", "billing/credits", "billing/alerts", "webhooks")
+}
+ROUTES |= {
+    f"a/<slug:slug>/{_address}": Route("account", permission=_MANAGE, only_post=True)
+    for _address in (
+        "billing/auto-top-up/off",
+        "billing/card",
+        "billing/card/remove",
+        "billing/plan/cancel",
+        "billing/plan/resume",
+        "billing/plan/pay",
+    )
+}
+ROUTES |= {
+    f"a/<slug:slug>/billing/{_address}": Route("account", permission=_MANAGE)
+    for _address in ("ledger.csv", "ledger.jsonl", "plan/change/<slug:plan_slug>")
+}
+for _address, _name in (("billing/top-ups/<uuid:top_up_id>", "top_up_id"), ("billing/plan/purchases/<uuid:subscription_id>", "subscription_id")):
+    ROUTES[f"a/<slug:slug>/{_address}"] = Route("account", permission=_READ, filled={_name: _UUID})
+ROUTES["a/<slug:slug>/webhooks/<uuid:endpoint_id>"] = Route("account", permission=_READ, post=_MANAGE, filled={"endpoint_id": _UUID})
+ROUTES |= {
+    f"a/<slug:slug>/webhooks/<uuid:endpoint_id>/{_deed}": Route(
+        "account", permission=_MANAGE, only_post=True, filled={"endpoint_id": _UUID}
+    )
+    for _deed in ("secret", "enable", "disable", "remove", "test")
 }

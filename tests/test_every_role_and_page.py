@@ -16,6 +16,7 @@ from tests.routes import ROUTES, Route
 
 PAGES = [pytest.param(pattern, route, id=pattern) for pattern, route in ROUTES.items() if route.policy == "account"]
 ROLES = list(Membership.Role.values)
+NO_POST = ("POST", 405)  # a page that only shows something may say so to anybody, before it looks who asks
 ANY = r"<(?:\w+:)?(\w+)>"
 
 
@@ -68,7 +69,7 @@ def test_a_member_sees_what_the_role_grants_and_is_told_what_it_does_not(house: 
                 assert status in (200, 302, 303, 400, 404, 405, 409), (role, method, status)
                 assert not location.startswith(resolve_url(settings.LOGIN_URL)), (role, method)
             else:
-                assert status == 403, (role, method, status)
+                assert status == 403 or (method, status) == NO_POST, (role, method, status)
 
 
 @pytest.mark.parametrize(("pattern", "route"), PAGES)
@@ -77,7 +78,8 @@ def test_a_member_of_another_account_finds_nothing_whatever_their_role_there(
 ) -> None:
     for role in ROLES:
         for method in methods_of(route):
-            assert call(other.browser(role), method, address_of(pattern, route, house))[0] == 404, (role, method)
+            status = call(other.browser(role), method, address_of(pattern, route, house))[0]
+            assert status == 404 or (method, status) == NO_POST, (role, method)
 
 
 @pytest.mark.parametrize(("pattern", "route"), PAGES)
@@ -89,8 +91,11 @@ def test_a_missing_account_and_one_of_others_look_alike_and_who_is_not_signed_in
     for method in methods_of(route):
         theirs = nobody.generic(method, address)
         missing = nobody.generic(method, address.replace(house.account.slug, "no-such-account"))
-        assert theirs.status_code == missing.status_code == 404
+        assert theirs.status_code == missing.status_code
         assert without_ids(theirs.content) == without_ids(missing.content)
+        if (method, theirs.status_code) == NO_POST:
+            continue
+        assert theirs.status_code == 404
         status, location = call(Client(), method, address)
         assert status == 302
         assert location.startswith(resolve_url(settings.LOGIN_URL) + "?next=")

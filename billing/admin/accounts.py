@@ -1,24 +1,26 @@
 """Accounts in the admin, with what they have. They are administered here because each has a wallet: `billing.opening` opens a new one."""
 
+from datetime import timedelta
 from typing import Any
 from zoneinfo import available_timezones
 
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from accounts import impersonation
 from accounts.admin import BaseAccountAdmin
-from accounts.models import Account, Membership
+from accounts.models import Account, Membership, User
 from billing import opening
 from billing.admin.plans import PlanAssignmentInline
 from billing.admin.tables import wallet_of
 from billing.models import Plan
 from catalog import dollars
-from gateway_site.admin_base import ModelForm, Page, ReadOnlyInline, TabularInline, change_url, link
+from gateway_site.admin_base import ModelForm, Page, PageForm, ReadOnlyInline, TabularInline, change_url, link
 from keys.models import ApiKey
 
 
@@ -47,6 +49,18 @@ class NewAccountForm(AccountForm):
 
     class Meta(AccountForm.Meta):
         fields = ("slug", "name", "timezone", "billing_email")
+
+
+class LookForm(PageForm):
+    """As whom, and why."""
+
+    membership = forms.ModelChoiceField(Membership.objects.none(), label="look as", empty_label=None)
+    reason = forms.CharField(max_length=300, help_text="Stands in the account's audit log, which its members can read.")
+
+    def __init__(self, *args: Any, account: Account, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        members = Membership.objects.filter(account=account, user__is_active=True).select_related("user", "account")
+        self.fields["membership"].queryset = members.order_by("created_at")  # type: ignore[attr-defined]
 
 
 class MembershipInline(TabularInline):
@@ -83,6 +97,7 @@ class AccountAdmin(BaseAccountAdmin):
     pages = (
         Page("issue_key", "Issue a key", ("keys.add_apikey",), icon="vpn_key"),
         Page("show_wallet", "Wallet", ("billing.view_wallet",), icon="account_balance_wallet"),
+        Page("look_as", "Look as a member", (impersonation.PERMISSION,), icon="visibility"),
     )
 
     @admin.display(description="balance", ordering="wallet__balance")
@@ -157,3 +172,27 @@ class AccountAdmin(BaseAccountAdmin):
         """Lead to the wallet of this account."""
         wallet = wallet_of(obj)
         return HttpResponseRedirect(reverse("admin:billing_wallet_changelist") if wallet is None else change_url(wallet))
+
+    def look_as(self, request: HttpRequest, obj: Account) -> HttpResponse:
+        """See the account as one of its members does, reading only."""
+        form = LookForm(request.POST or None, account=obj)
+        if request.method == "POST" and form.is_valid():
+            assert isinstance(request.user, User)  # noqa: S101 - the admin lets nobody else in
+            membership, reason = form.cleaned_data["membership"], form.cleaned_data["reason"]
+            try:
+                impersonation.begin(
+                    session=request.session,
+                    staff=request.user,
+                    membership=membership,
+                    reason=reason,
+                    now=timezone.now(),
+                    ip=request.META.get("REMOTE_ADDR") or None,
+                )
+            except impersonation.CannotLook as error:
+                messages.error(request, str(error))
+                return HttpResponseRedirect(change_url(obj))
+            self.log_change(request, obj, f"Looked as {membership.user.email}: {reason}")
+            return HttpResponseRedirect(reverse("overview", args=[obj.slug]))
+        minutes = impersonation.LASTS // timedelta(minutes=1)
+        about = f"For {minutes} minutes you see this account's pages as the member does. Nothing can be changed there, and the account's audit log says so."
+        return self.form_page(request, obj, title=f"Look at {obj} as a member", form=form, submit="Look", about=about)

@@ -7,7 +7,23 @@ from django.http import HttpRequest
 
 from billing.admin.tables import WalletTableAdmin
 from billing.models import Alert, AlertSettings, WebhookEndpoint
+from billing.notices import alerts
 from gateway_site.admin_base import ModelAdmin, ReadOnlyAdmin, badge
+
+
+class AlertKindFilter(admin.SimpleListFilter):
+    """The kinds of alerts that the project raises; the list is not read from the table."""
+
+    title = "kind"
+    parameter_name = "kind"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:  # noqa: ARG002 - the signature is Django's
+        """The kinds."""
+        return [(kind, kind.replace("_", " ")) for kind in alerts.DESCRIBED]
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:  # noqa: ARG002 - the signature is Django's
+        """Those of the kind."""
+        return queryset.filter(kind=self.value()) if self.value() else queryset
 
 
 @admin.register(Alert)
@@ -17,7 +33,7 @@ class AlertAdmin(WalletTableAdmin):
     owner = "account"
     list_display = ("created_at", "account", "kind", "subject", "threshold", "limit", "value", "state")
     list_select_related = ("account",)
-    list_filter = ("kind",)
+    list_filter = (AlertKindFilter,)
     ordering = ("-id",)
     fields = ("account", "kind", "subject", "window", "limit", "threshold", "value", "created_at", "told_at")
 

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+from django import forms
 from django.contrib import admin
 from django.http import HttpRequest
+from django.utils import timezone
 
+from billing import business
 from billing.models import Plan, PlanAssignment
 from catalog import dollars
 from gateway_site.admin_base import LinesField, ModelAdmin, ModelForm, TabularInline
@@ -27,10 +30,33 @@ class PlanAssignmentInline(TabularInline):
 class PlanForm(ModelForm):
     allowed_models = LinesField(help_text='One a line: a model, or a pattern such as "openai/*". Empty: all.')
     price_nano = dollars.UsdField(label="price a month, USD", required=False)
+    included_credit_nano = dollars.UsdField(
+        label="included credit, USD", required=False, help_text="Granted each period; it ends with the period."
+    )
+    confirmed_for = forms.IntegerField(required=False, widget=forms.HiddenInput)
 
     class Meta:
         model = Plan
         fields = "__all__"
+
+    def clean(self) -> dict[str, Any]:
+        """A change of a plan that accounts are on is asked for twice, the second time knowing how many they are."""
+        said = super().clean() or self.cleaned_data
+        changed = [name for name in self.changed_data if name not in ("confirmed_for", "name", "is_default")]
+        if self.errors or not changed or self.instance.pk is None:
+            return said
+        count = business.accounts_on(self.instance, now=timezone.now())
+        if count and said.get("confirmed_for") != count:
+            self.data = {**self.data.dict(), self.add_prefix("confirmed_for"): str(count)}  # type: ignore[attr-defined]
+            raise forms.ValidationError(
+                f"{count} account{'s are' if count > 1 else ' is'} on this plan and {'get' if count > 1 else 'gets'} what you have changed "
+                "within seconds. Save again to do it."
+            )
+        return said
+
+    def clean_included_credit_nano(self) -> int:
+        """Left empty, nothing is included."""
+        return int(self.cleaned_data["included_credit_nano"] or 0)
 
     def clean_price_nano(self) -> int:
         """Left empty, the plan costs nothing."""
@@ -45,13 +71,19 @@ class PlanAdmin(ModelAdmin):
     list_display = ("slug", "name", "price", "monthly_input_tokens", "monthly_output_tokens", "rpm", "tpm", "is_default")
     search_fields = ("slug", "name")
     ordering = ("slug",)
-    readonly_fields = ("created_at",)
+    readonly_fields = ("created_at", "accounts_now")
     fieldsets = (
-        (None, {"fields": ("slug", "name", "price_nano", "is_default")}),
+        (None, {"fields": ("slug", "name", "accounts_now", "is_default", "confirmed_for")}),
+        ("Price", {"fields": (("price_nano", "included_credit_nano"), "stripe_price_id")}),
         ("Quota", {"fields": (("monthly_input_tokens", "monthly_output_tokens"), "allowed_models")}),
         ("Rates", {"fields": (("rpm", "tpm", "concurrency"), "created_at")}),
     )
     price = dollars.column("price_nano", "price a month")
+
+    @admin.display(description="accounts on it now")
+    def accounts_now(self, obj: Plan) -> str:
+        """How many open accounts a change of it changes."""
+        return "-" if obj.pk is None else f"{business.accounts_on(obj, now=timezone.now()):,}"
 
     def topics(self, obj: Plan) -> tuple[str, ...]:  # noqa: ARG002 - whoever is on it
         """Every account may be on it."""

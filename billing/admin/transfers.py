@@ -25,7 +25,10 @@ class KnownKindFilter(admin.SimpleListFilter):
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:  # noqa: ARG002 - the signature is Django's
         """The kinds."""
-        return [(kind, kind) for kind in ("usage", "overrun", "writeoff", "paid", "promo", "plan", "debit", "expiry", "refund", "dispute", "reinstatement")]
+        return [
+            (kind, kind)
+            for kind in ("usage", "overrun", "writeoff", "paid", "promo", "plan", "debit", "expiry", "refund", "dispute", "reinstatement")
+        ]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:  # noqa: ARG002 - the signature is Django's
         """Those of the kind."""

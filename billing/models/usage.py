@@ -88,3 +88,14 @@ class UsageRecord(models.Model):
 
     def __str__(self) -> str:
         return str(self.request_id)
+
+    @property
+    def tokens_in(self) -> int:
+        """Every token that went in, however it was billed."""
+        cached = self.cached_input_tokens + self.cache_write_tokens + self.cache_write_1h_tokens
+        return self.input_tokens + cached + self.audio_input_tokens
+
+    @property
+    def tokens_out(self) -> int:
+        """Every token that came out, shown or not."""
+        return self.output_tokens + self.reasoning_tokens + self.audio_output_tokens

@@ -13,8 +13,8 @@ from typing import Any
 
 from django.conf import settings
 
-from billing.models import TopUp
-from billing.payments import customers, reversals, stripe_client, top_ups
+from billing.models import Subscription, TopUp
+from billing.payments import cards, plan_changes, reversals, stripe_client, stripe_plans, top_ups
 from billing.payments.stripe_client import TAG, Session
 
 
@@ -71,6 +71,10 @@ def on_payment(notice: Notice, now: datetime) -> bool:
         return False
     # A session knows more (the amount before tax): the row's own is asked when it has one.
     top_ups.converge(top_up_id=top_up.pk, now=now, payment=payment)
+    if payment.saves_card and payment.status == "succeeded":
+        cards.adopt(
+            payment_method_id=payment.payment_method_id, customer_id=payment.customer_id, now=now, by=str(top_up.requested_by_id or "")
+        )
     return True
 
 
@@ -125,22 +129,69 @@ def _top_up_paid_by(payment_intent_id: str, charge_id: str, now: datetime) -> To
     return top_up
 
 
-# -- Customers -----------------------------------------------------------------------------------------------------------------------
+# -- Customers and cards -------------------------------------------------------------------------------------------------------------
 
 
-def on_customer(notice: Notice, _now: datetime) -> bool:
+def on_customer(notice: Notice, now: datetime) -> bool:
     """A customer's record was changed or deleted."""
-    return customers.converge(customer_id=notice.object_id)
+    return cards.converge(customer_id=notice.object_id, now=now)
 
 
-def on_payment_method(notice: Notice, _now: datetime) -> bool:
+def on_payment_method(notice: Notice, now: datetime) -> bool:
     """A saved card was renewed or taken off."""
-    return customers.converge_card(payment_method_id=notice.object_id)
+    return cards.converge_method(payment_method_id=notice.object_id, customer_id=str(notice.object.get("customer") or ""), now=now)
+
+
+def on_setup(notice: Notice, now: datetime) -> bool:
+    """A card was saved without a payment."""
+    return cards.adopt_from_setup(setup_intent_id=notice.object_id, now=now)
+
+
+# -- Plans ---------------------------------------------------------------------------------------------------------------------------
+
+
+def on_plan_session(session: Session, now: datetime) -> bool:
+    """A session in which a plan is bought was completed, or expired."""
+    row = Subscription.objects.filter(session_id=session.id).first() or _subscription_named(session.metadata)
+    if row is None:
+        return False
+    if row.session_id is None:
+        Subscription.objects.filter(pk=row.pk, session_id=None).update(session_id=session.id)
+    return _decided(lambda: plan_changes.converge_session(subscription_id=row.pk, now=now))
+
+
+def on_subscription(notice: Notice, now: datetime) -> bool:
+    """A subscription has begun, changed or ended."""
+    return _decided(lambda: plan_changes.converge(stripe_id=notice.object_id, now=now))
+
+
+def on_invoice(notice: Notice, now: datetime) -> bool:
+    """An invoice was paid, or could not be."""
+    stripe_id = stripe_plans.subscription_of_invoice(notice.object_id)
+    return bool(stripe_id) and _decided(lambda: plan_changes.converge(stripe_id=stripe_id, now=now))
+
+
+def _subscription_named(metadata: Mapping[str, str]) -> Subscription | None:
+    try:
+        return Subscription.objects.filter(pk=uuid.UUID(metadata.get(stripe_plans.TAG, ""))).first()
+    except ValueError:
+        return None
+
+
+def _decided(converge: Callable[[], Subscription | None]) -> bool:
+    """Whether it was about a subscription of ours. Raises: Undecidable when a person has to look."""
+    try:
+        return converge() is not None
+    except (plan_changes.UnknownSubscription, plan_changes.SecondSubscription) as problem:
+        raise Undecidable(str(problem)) from problem
 
 
 # -- The registry --------------------------------------------------------------------------------------------------------------------
 
-SESSION_HANDLERS: dict[str, Callable[[Session, datetime], bool]] = {"payment": on_payment_session}  # by the session's mode
+SESSION_HANDLERS: dict[str, Callable[[Session, datetime], bool]] = {  # by the session's mode; of a saved card its setup intent tells
+    "payment": on_payment_session,
+    "subscription": on_plan_session,
+}
 
 HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(
@@ -183,4 +234,16 @@ HANDLERS: dict[str, Handler] = {
         ("payment_method.attached", "payment_method.automatically_updated", "payment_method.detached", "payment_method.updated"),
         on_payment_method,
     ),
+    "setup_intent.succeeded": on_setup,
+    **dict.fromkeys(
+        (
+            "customer.subscription.created",
+            "customer.subscription.updated",
+            "customer.subscription.deleted",
+            "customer.subscription.paused",
+            "customer.subscription.resumed",
+        ),
+        on_subscription,
+    ),
+    **dict.fromkeys(("invoice.paid", "invoice.payment_failed", "invoice.payment_action_required"), on_invoice),
 }

@@ -86,6 +86,7 @@ class Payment:
     action_url: str
     customer_id: str
     payment_method_id: str
+    saves_card: bool
     is_live: bool
     metadata: Mapping[str, str]
     created_at: datetime
@@ -377,6 +378,7 @@ def read_payment(found: Mapping[str, Any]) -> Payment:
         action_url=str(action.get("url") or ""),
         customer_id=_id(found.get("customer")),
         payment_method_id=_id(found.get("payment_method")),
+        saves_card=found.get("setup_future_usage") == "off_session",
         is_live=bool(found.get("livemode")),
         metadata=dict(found.get("metadata") or {}),
         created_at=_moment(found.get("created")) or datetime.fromtimestamp(0, tz=UTC),

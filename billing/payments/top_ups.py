@@ -24,7 +24,7 @@ from accounts import audit
 from accounts.models import Account, User
 from billing import ledger
 from billing.models import TopUp
-from billing.payments import bookings, customers, news, reversals, stripe_client
+from billing.payments import bookings, customers, news, reversals, strikes, stripe_client
 from billing.payments.stripe_client import TAG, Payment, Session, StripeRefused
 from billing.payments.verdicts import Verdict, judge
 from catalog.money import NANO_PER_USD
@@ -86,10 +86,12 @@ def start_checkout(
     cancel_url: str,
     now: datetime,
     top_up_id: uuid.UUID | None = None,
+    save_card: bool = False,
 ) -> Checkout:
     """Ask Stripe for a page where `amount_nano` (nano-USD, whole cents) can be paid into the account's wallet.
 
     `top_up_id` is an id of the form that asks: sent twice, it is one top-up and one page. In `success_url`, `{TOP_UP}` stands for the id.
+    `save_card`: the customer lets us charge the card later; the payment's event then makes it the saved one (`billing.payments.cards`).
 
     Raises: AmountOutOfRange, TopUpTaken, NotConfigured, StripeUnavailable, StripeRefused.
     """
@@ -113,12 +115,13 @@ def start_checkout(
     if (top_up.wallet.account_id, top_up.credit_nano, top_up.state) != (account.pk, amount_nano, TopUp.State.OPEN):
         raise TopUpTaken(str(top_up.pk))
     try:
-        session = _open_session(top_up, customer.customer_id, success_url, cancel_url, key=str(top_up.pk))
+        session = _open_session(top_up, customer.customer_id, success_url, cancel_url, key=str(top_up.pk), save_card=save_card)
     except StripeRefused as refused:
         if refused.is_missing and refused.param == "customer":  # deleted at Stripe, and the news is not here yet
             customers.mark_deleted(customer_id=customer.customer_id)
             customer = customers.ensure(account=account, now=now)
-            session = _open_session(top_up, customer.customer_id, success_url, cancel_url, key=f"{top_up.pk}:{customer.customer_id}")
+            key = f"{top_up.pk}:{customer.customer_id}"
+            session = _open_session(top_up, customer.customer_id, success_url, cancel_url, key=key, save_card=save_card)
         else:
             TopUp.objects.filter(pk=top_up.pk, state=TopUp.State.OPEN).update(
                 state=TopUp.State.FAILED, failure=refused.message[:300], updated_at=now
@@ -134,7 +137,7 @@ def metadata_of(top_up: TopUp) -> dict[str, str]:
     return {TAG: str(top_up.pk), "account": top_up.wallet.account.slug, "installation": settings.PUBLIC_URL}
 
 
-def _open_session(top_up: TopUp, customer_id: str, success_url: str, cancel_url: str, *, key: str) -> Session:
+def _open_session(top_up: TopUp, customer_id: str, success_url: str, cancel_url: str, *, key: str, save_card: bool) -> Session:
     metadata = metadata_of(top_up)
     params: Any = {
         "mode": "payment",
@@ -151,6 +154,8 @@ def _open_session(top_up: TopUp, customer_id: str, success_url: str, cancel_url:
         "success_url": success_url.replace("{TOP_UP}", str(top_up.pk)),
         "cancel_url": cancel_url.replace("{TOP_UP}", str(top_up.pk)),
     }
+    if save_card:
+        params["payment_intent_data"]["setup_future_usage"] = "off_session"
     if settings.STRIPE_TAX:
         params["line_items"][0]["price_data"]["tax_behavior"] = "exclusive"  # the credit is what is left without it
         params |= {"automatic_tax": {"enabled": True}, "customer_update": {"address": "auto", "name": "auto"}}
@@ -281,10 +286,20 @@ def tell_outcome(top_up: TopUp, before: str, now: datetime) -> None:
         news.tell(account=account, event="top_up.failed", dedupe_key=str(top_up.pk), context=context, now=now)
 
 
+def tell_outcome_of_auto(top_up: TopUp, before: str, now: datetime) -> None:
+    """Tell of an automatic top-up, and count its failures. Consent is asked for once there is an address where it can be given."""
+    if top_up.state == TopUp.State.FAILED:
+        strikes.note_failure(top_up, now=now)
+    elif top_up.state != TopUp.State.ACTION_NEEDED or top_up.action_url:
+        if top_up.state == TopUp.State.PAID:
+            strikes.note_success(top_up)
+        tell_outcome(top_up, before, now)
+
+
 # One for each kind of top-up: called with the changed row, the state before, and now, within the transaction that changed it.
 AFTERMATH: dict[TopUp.Kind, Aftermath] = {
     TopUp.Kind.CHECKOUT: tell_outcome,
-    TopUp.Kind.AUTO: tell_outcome,
+    TopUp.Kind.AUTO: tell_outcome_of_auto,
     TopUp.Kind.MANUAL: tell_outcome,
 }
 

@@ -7,6 +7,7 @@ from billing.payments.stripe_client import TAG, Payment, Session
 
 PAID = ("paid", "no_payment_required")
 CURRENCY = "usd"
+WANTS_CONSENT = "authentication_required"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,8 @@ def judge(top_up: TopUp, session: Session | None, payment: Payment | None, *, di
         return _unpaid(TopUp.State.PROCESSING, session, payment)
     if payment.status == "succeeded" and session is None:
         return _verdict(_problem_of_payment(top_up, payment), payment.received, session, payment)
+    if payment.status == "requires_payment_method" and top_up.kind == TopUp.Kind.AUTO and payment.decline_code == WANTS_CONSENT:
+        return _unpaid(TopUp.State.ACTION_NEEDED, session, payment)  # nobody was there to be asked: they will be
     state = {
         "requires_action": TopUp.State.ACTION_NEEDED,
         "requires_payment_method": TopUp.State.FAILED,

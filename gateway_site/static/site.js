@@ -61,7 +61,10 @@ addEventListener("pageshow", () => {
 });
 document.addEventListener("htmx:afterRequest", (event) => { delete event.target.dataset?.sent; });
 
-// A choice that stands for the whole form: filters, the time zone.
+// A choice that stands for the whole form: filters, the time zone. It may clear fields that say the same in another way.
 document.addEventListener("change", (event) => {
-  if (event.target.matches?.("[data-submits]")) event.target.form.requestSubmit();
+  if (!event.target.matches?.("[data-submits]")) return;
+  const form = event.target.form;
+  for (const name of (event.target.dataset.clears ?? "").split(" ")) if (name) form.elements[name].value = "";
+  form.requestSubmit();
 });

@@ -69,6 +69,65 @@ def thousands(number: int | None) -> str:
     return "" if number is None else f"{number:,}"
 
 
+@register.filter
+def lasts(days: int) -> str:
+    """How long what is free lasts, in words."""
+    if days < 1:
+        return "what is free lasts less than a day"
+    return f"what is free lasts about {days:,} day{'s' if days > 1 else ''}" if days < 400 else "what is free lasts for more than a year"
+
+
+@register.filter
+def last_days(days: int) -> str:
+    """Which days a figure is of."""
+    return f"in the last {days} days"
+
+
+@register.filter
+def held_in(count: int) -> str:
+    """For how many requests something is held."""
+    return f"for {count:,} requests under way"
+
+
+@register.filter
+def negative(number: int) -> int:
+    """The number with the other sign: what is taken off."""
+    return -number
+
+
+@register.filter
+def milliseconds(number: int | None) -> str:
+    """A duration for people: 350 ms, 2.1 s, 3 min 05 s; nothing for none."""
+    if number is None:
+        return ""
+    if number < 1000:
+        return f"{number} ms"
+    seconds = number / 1000
+    return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+
+
+@register.filter
+def percent_of_million(share: int | None) -> str:
+    """Millionths as percent, to a tenth where it matters."""
+    if share is None:
+        return ""
+    percent = share / 10_000
+    return f"{percent:.1f} %" if 0 < percent < 10 else f"{percent:.0f} %"
+
+
+@register.inclusion_tag("components/meter.html")
+def meter_of(share_ppm: int) -> dict[str, Any]:
+    """A share, in millionths, as a bar with its percentage."""
+    return {
+        "has_limit": True,
+        "width": round(min(share_ppm, 1_000_000) / 10_000, 2),
+        "percent": share_ppm // 10_000,
+        "level": "",
+        "text": percent_of_million(share_ppm),
+        "label": "Share",
+    }
+
+
 @register.simple_tag
 def icon(name: str) -> SafeString:
     """A symbol of icons.svg. It says nothing to a screen reader: the text beside it does."""

@@ -1,16 +1,22 @@
 """Signing up and in: by code, password, authenticator app and recovery code; who may, and what a stranger learns of who has an account."""
 
+import io
+import os
 import re
 import secrets
+import subprocess
+import sys
 import time
 import uuid
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from allauth.mfa.models import Authenticator
 from allauth.mfa.recovery_codes.internal.auth import RecoveryCodes
 from allauth.mfa.totp.internal.auth import TOTP, format_hotp_value, hotp_value
-from django.core.management import call_command
+from django.contrib.sessions.models import Session
+from django.core.management import CommandError, call_command
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -18,7 +24,7 @@ from django.utils import timezone
 from accounts import invitations
 from accounts.models import Account, Membership, OutboxMessage, User
 from catalog import vault
-from gateway_site import second_factors
+from gateway_site import second_factors, tasks
 from tests.accounts.people import PASSWORD, House, browser_of, new_person
 
 
@@ -215,6 +221,31 @@ def test_a_passkey_is_asked_for_with_a_fresh_challenge_for_this_host() -> None:
     assert keys[0]["challenge"] != keys[1]["challenge"]
 
 
+def test_who_has_lost_the_second_factor_is_let_in_by_the_operator() -> None:
+    user = new_person(password=PASSWORD)
+    client = stranger()
+    sign_in(client, user.email)
+    enrol(client)
+    call_command("reset_second_factor", user.email, stdout=io.StringIO())
+    assert not is_signed_in(client)
+    again = stranger()
+    sign_in(again, user.email)
+    assert is_signed_in(again)
+    with pytest.raises(CommandError, match="Nobody"):
+        call_command("reset_second_factor", "nobody@example.com")
+
+
+def test_ended_sessions_are_dropped_and_those_that_go_on_are_kept() -> None:
+    user = new_person(password=PASSWORD)
+    ended, going = stranger(), stranger()
+    for client in (ended, going):
+        sign_in(client, user.email)
+    Session.objects.filter(session_key=ended.session.session_key).update(expire_date=timezone.now() - timedelta(seconds=1))
+    tasks.drop_ended_sessions()
+    assert not Session.objects.filter(session_key=ended.cookies["sessionid"].value).exists()
+    assert is_signed_in(going)
+
+
 def test_sessions_are_listed_and_the_others_can_be_ended() -> None:
     user = new_person(password=PASSWORD)
     here, there = stranger(), stranger()
@@ -260,3 +291,21 @@ def test_without_admin_mfa_a_password_opens_the_admin_as_the_quickstart_says(set
     sign_in(client, address)
     assert client.get(reverse("admin:index")).status_code == 200
     assert not Account.objects.filter(members=boss).exists()  # the admin opens no account; the first page does
+
+
+# -- The sign-in of others --------------------------------------------------------------------------------------------------------
+
+
+def test_google_and_github_are_offered_when_they_are_configured() -> None:
+    """In a process of its own: which providers there are is settled at the start."""
+    script = (
+        "import django; django.setup()\n"
+        "from django.test import Client\n"
+        "html = Client().get('/user/login/').content.decode()\n"
+        "answer = Client().post('/user/github/login/?process=login')\n"
+        "print(html.count('Continue with'), answer['Location'].partition('?')[0], 'https://github.com' in answer['Content-Security-Policy'])\n"
+    )
+    configured = {f"{name}_CLIENT_{part}": "x" for name in ("GOOGLE", "GITHUB") for part in ("ID", "SECRET")}
+    environ = {**os.environ, **configured, "DJANGO_SETTINGS_MODULE": "gateway_site.settings", "ALLOWED_HOSTS": "testserver"}
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], env=environ, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["2", "https://github.com/login/oauth/authorize", "True"], done.stderr[-2000:]

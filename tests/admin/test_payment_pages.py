@@ -100,7 +100,7 @@ def test_stripe_is_asked_about_a_top_up_by_hand(boss: Client, till: Till) -> Non
 @pytest.mark.parametrize("term", ["cs_", "pi_", "ch_"])
 def test_a_top_up_is_found_by_stripes_ids(boss: Client, till: Till, term: str) -> None:  # noqa: F811
     top_up = till.credited()
-    ids = {"cs_": top_up.session_id, "pi_": top_up.payment_intent_id, "ch_": top_up.charge_id}
+    ids = {"cs_": top_up.session_id or "", "pi_": top_up.payment_intent_id or "", "ch_": top_up.charge_id}
     shown = boss.get(reverse("admin:billing_topup_changelist"), {"q": ids[term]}).content.decode()
     assert till.customer.account.slug in shown
     assert till.customer.account.slug not in boss.get(reverse("admin:billing_topup_changelist"), {"q": f"{term}nobody"}).content.decode()

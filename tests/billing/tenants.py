@@ -69,7 +69,13 @@ class Tenant:
         list_cost = pricing.cost(price.frozen(), usage)
         cost = fields.pop("cost", list_cost)
         request = self.desk.hold(list_cost if held is None else held, key=self.key, started=timezone.now())
-        details = {**{bucket: getattr(usage, bucket) for bucket in BUCKETS}, "price": price.pk, "model": price.model.slug, "list_cost": list_cost, **fields}
+        details = {
+            **{bucket: getattr(usage, bucket) for bucket in BUCKETS},
+            "price": price.pk,
+            "model": price.model.slug,
+            "list_cost": list_cost,
+            **fields,
+        }
         self.desk.settle(self.desk.record(request, cost, **details))
         return str(request["id"])
 

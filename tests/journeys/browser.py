@@ -30,7 +30,7 @@ class Complaints:
 
     def none(self) -> None:
         """Fail if there is any."""
-        assert self.found == []
+        assert self.found == [], self.found
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,14 @@ def watch(page: Any) -> None:
     complaints = page.complaints.found
     page.on("pageerror", lambda error: complaints.append(f"script: {error}"))
     page.on("console", lambda message: complaints.append(f"console: {message.text}") if message.type == "error" else None)
-    page.on("response", lambda response: complaints.append(f"{response.status} {response.url}") if response.status >= 500 else None)
+    page.on(
+        "response",
+        lambda response: (
+            complaints.append(f"{response.status} {response.url}")
+            if response.status >= (500 if response.request.is_navigation_request() else 400)
+            else None
+        ),
+    )
 
 
 def sign_in(page: Any, user: Any) -> None:

@@ -41,7 +41,8 @@ def test_the_last_failure_is_told_when_no_model_answers(
 ) -> None:
     broken, broken_too = new_models(["fault:status-500", "fault:status-503"])
     answered = call(gateway, customer, model=broken, models=[broken_too])
-    assert answered.status_code == 502
+    assert (answered.status_code, answered.headers["x-should-retry"]) == (502, "false")  # several were tried: an SDK need not try again
+    assert "x-should-retry" not in call(gateway, customer, model=broken).headers
     record = usage_of(answered.headers["x-request-id"])
     assert (record.cost, record.status, len(record.attempts)) == (0, "error", 2)
     assert customer.fresh_wallet().balance == 5 * USD
@@ -100,3 +101,55 @@ def test_a_price_above_the_clients_maximum_is_refused_and_the_next_model_taken(
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "price_above_maximum")
     taken = call(gateway, customer, model=dear, models=[cheap], provider={"max_price": {"prompt": 2}})
     assert usage_of(taken.headers["x-request-id"]).model == cheap
+
+
+# -- Models with free requests -----------------------------------------------------------------------------------------------------------
+
+
+FREE: dict[str, Any] = {"input_usd": "0", "output_usd": "0", "free_daily_requests": 1}  # one of each account, then it is used up
+
+
+def test_the_next_model_answers_when_the_free_requests_of_the_first_are_used_up(
+    gateway: Gateway, customer: Customer, new_models: Callable[..., list[str]], usage_of: Callable[..., Any]
+) -> None:
+    (free,) = new_models(["hello"], **FREE)
+    (paid,) = new_models(["hello"])
+    records = [usage_of(call(gateway, customer, models=[free, paid]).headers["x-request-id"]) for _ in range(2)]
+    assert [(record.model, record.rule) for record in records] == [(free, "free"), (paid, "metered")]
+    refused = call(gateway, customer, model=free)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "free_limit_reached")
+
+
+def test_a_free_model_answers_whom_the_first_costs_too_much(
+    gateway: Gateway, new_customer: Callable[..., Customer], new_models: Callable[..., list[str]], usage_of: Callable[..., Any]
+) -> None:
+    poor = new_customer(usd="0")
+    (paid,) = new_models(["hello"])
+    (free,) = new_models(["hello"], **FREE)
+    record = usage_of(call(gateway, poor, models=[paid, free]).headers["x-request-id"])
+    assert (record.model, record.rule, record.cost) == (free, "free", 0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_turning_to_a_free_model_charges_nothing_and_gives_the_hold_back(
+    gateway: Gateway, customer: Customer, new_models: Callable[..., list[str]], usage_of: Callable[..., Any], stream: bool
+) -> None:
+    (broken,) = new_models(["fault:status-500"])
+    (free,) = new_models(["hello"], **FREE)
+    answered = call(gateway, customer, models=[broken, free], stream=stream)
+    assert (answered.status_code, answered.headers["x-gateway-attempts"]) == (200, "2")
+    record = usage_of(answered.headers["x-request-id"])
+    assert (record.model, record.rule, record.cost) == (free, "free", 0)
+    wallet = customer.fresh_wallet()
+    assert (wallet.held, wallet.balance) == (0, 5 * USD)
+
+
+def test_a_used_up_free_model_is_passed_over_on_the_way_to_the_next(
+    gateway: Gateway, customer: Customer, new_models: Callable[..., list[str]], usage_of: Callable[..., Any]
+) -> None:
+    broken, good = new_models(["fault:status-500", "hello"])
+    (free,) = new_models(["hello"], **FREE)
+    assert usage_of(call(gateway, customer, model=free).headers["x-request-id"]).rule == "free"
+    record = usage_of(call(gateway, customer, models=[broken, free, good]).headers["x-request-id"])
+    assert (record.model, record.rule) == (good, "metered")
+    assert customer.fresh_wallet().held == 0

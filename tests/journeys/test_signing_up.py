@@ -6,7 +6,7 @@ import uuid
 from typing import Any
 
 from accounts.models import Membership, OutboxMessage
-from tests.accounts.people import PASSWORD, House
+from tests.accounts.people import PASSWORD, House, new_person
 from tests.journeys.browser import browser, page, sign_in  # noqa: F401 - fixtures
 
 
@@ -62,3 +62,28 @@ def test_the_first_page_is_small(page: Any) -> None:  # noqa: F811
     page.on("requestfinished", lambda request: sizes.append(request.sizes()["responseBodySize"]))
     page.goto("/", wait_until="networkidle")
     assert sum(sizes) < 100_000, sizes
+
+
+def test_a_passkey_is_added_and_signs_in_without_a_password(page: Any) -> None:  # noqa: F811
+    user = new_person(name="Grace", password=PASSWORD)
+    devtools = page.context.new_cdp_session(page)
+    devtools.send("WebAuthn.enable")
+    options = {"protocol": "ctap2", "transport": "internal", "hasResidentKey": True, "hasUserVerification": True, "isUserVerified": True}
+    devtools.send("WebAuthn.addVirtualAuthenticator", {"options": {**options, "automaticPresenceSimulation": True}})
+    site = page.origin.replace("127.0.0.1", "localhost")  # passkeys belong to names, not to numbers
+    page.goto(f"{site}/user/login/")
+    page.get_by_label("E-mail").fill(user.email)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in", exact=True).click()
+    page.wait_for_url(re.compile(r"/a/grace-[0-9a-f]{8}/$"))
+    page.goto(f"{site}/user/2fa/webauthn/add/")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Confirm").click()
+    page.get_by_label("Passwordless").check()
+    page.get_by_role("button", name="Add").click()
+    page.wait_for_url("**/user/2fa/recovery-codes/**")
+    page.get_by_role("button", name="Sign out").click()
+    page.wait_for_url(f"{site}/")
+    page.goto(f"{site}/user/login/")
+    page.get_by_role("button", name="Sign in with a passkey").click()
+    page.wait_for_url(re.compile(r"/a/grace-[0-9a-f]{8}/$"))

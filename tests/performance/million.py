@@ -123,7 +123,7 @@ def fill(rows: int, now: datetime) -> Any:
 
 def questions(account: Any, now: datetime) -> dict[str, Callable[[], Any]]:
     """What the pages ask, by name."""
-    from billing import exports, margins, reports, request_log, statements, usage_reports
+    from billing import business, exports, margins, reports, request_log, statements, usage_reports
     from billing.reports import Period
     from billing.request_log import Search
 
@@ -165,6 +165,14 @@ def questions(account: Any, now: datetime) -> dict[str, Callable[[], Any]]:
         "request export, first 1,000 rows": lambda: _take(exports.request_rows(account=account, search=Search(period=month))),
         **{f"margins by {dimension}": partial(margins.margins, period=month, dimension=dimension) for dimension in margins.DIMENSIONS},
         "reported costs by day (reads records)": lambda: margins.reported_days(period=month),
+        "operator's home: totals of today and the month": lambda: business.totals([business.day(now), Period(month.starts_at, now)]),
+        "operator's home: times of the last requests": lambda: business.times(since=now - timedelta(hours=1)),
+        "operator's home: providers in an hour": lambda: business.providers(period=Period(now - timedelta(hours=1), now)),
+        "operator's home: wallets": business.money,
+        **{
+            f"operator's home: top {dimension}s today": partial(margins.margins, period=business.day(now), dimension=dimension, limit=5)
+            for dimension in ("account", "model")
+        },
         "invoices beside our costs": lambda: margins.invoiced_months(now=now),
     }  # fmt: skip
     return asked

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from proxy import rate_limits
-from proxy.rate_limits import Allowance, FreeLimitReached, Limit, LocalBuckets, RateLimited, RateLimiter, Reading
+from proxy.local_buckets import LocalBuckets
+from proxy.rate_limits import Allowance, FreeLimitReached, Limit, RateLimited, RateLimiter, Reading
 
 NOON = 1_780_000_000.0
 accounts = itertools.count(1)

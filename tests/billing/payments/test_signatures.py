@@ -15,7 +15,7 @@ BODY = b'{"id": "evt_1", "name": "caf\xc3\xa9"}'
 
 
 def signed(body: bytes = BODY, secret: str = SECRET, at: datetime = NOW) -> str:
-    return stripe.WebhookSignature.generate_signature_header(body.decode(), secret, int(at.timestamp()))
+    return str(stripe.WebhookSignature.generate_signature_header(body.decode(), secret, int(at.timestamp())))
 
 
 def test_what_stripes_library_signs_is_believed() -> None:

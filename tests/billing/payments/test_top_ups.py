@@ -11,9 +11,10 @@ import stripe
 from django.db import connection
 from django.utils import timezone
 
-from accounts.models import AuditEvent
+from accounts.models import AuditEvent, OutboxMessage
 from billing import reconciliation
 from billing.models import StripeCustomer, StripeEvent, TopUp, Transfer
+from billing.notices import telling
 from billing.payments import backfill, bookings, customers, stripe_client, top_ups
 from tests.billing.payments.conftest import Till
 from tests.conftest import USD, make_customer
@@ -130,6 +131,24 @@ def test_test_and_live_customers_are_strangers(till: Till, settings: Any) -> Non
 
 
 # -- Being paid --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_payment_is_told_once_with_its_credit(till: Till) -> None:
+    account = till.customer.account
+    account.billing_email = "books@example.com"
+    account.save()
+    till.paid()
+    events = till.news("payment_intent.succeeded", "checkout.session.completed")
+    till.hear([*events, *events])
+    (mail,) = OutboxMessage.objects.filter(account=account, kind="mail")
+    assert mail.recipient == "books@example.com"
+    assert "$25.00" in mail.content["text"]
+
+
+def test_a_mail_that_cannot_be_made_loses_no_money(till: Till, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telling, "EVENTS", {})
+    till.credited()
+    assert till.balance == 25 * USD
 
 
 def test_what_was_paid_is_credited_with_its_receipt(till: Till) -> None:
@@ -311,7 +330,7 @@ def test_staff_credits_a_quarantined_payment_once(till: Till) -> None:
 
     user = User.objects.create_user(f"{uuid.uuid4().hex}@example.com")
     top_up = quarantined(till, charge_minor=2600)
-    decide = {"top_up_id": top_up.pk, "credit_nano": 25 * USD, "reason": "as paid", "user": user, "now": timezone.now()}
+    decide: dict[str, Any] = {"top_up_id": top_up.pk, "credit_nano": 25 * USD, "reason": "as paid", "user": user, "now": timezone.now()}
     top_ups.credit_quarantined(**decide)
     with pytest.raises(top_ups.NothingToDecide):
         top_ups.credit_quarantined(**decide)

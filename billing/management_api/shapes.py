@@ -1,0 +1,104 @@
+"""What the management API reads and answers: fields of its own, and the parts that several answers share.
+
+Amounts are dollars: JSON numbers where OpenRouter has them, and beside them, or alone, exact decimal strings. Names that are not known are
+refused, because a limit that is misspelt would be no limit.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema_field
+from rest_framework import serializers
+
+from catalog import money
+
+MOST_ROWS = 100
+USUAL_ROWS = 50
+
+IDEMPOTENCY = OpenApiParameter(
+    "Idempotency-Key",
+    str,
+    OpenApiParameter.HEADER,
+    description="Of all calls with the same key within a day, one acts. 1 to 255 visible characters.",
+)
+
+
+class Strict(serializers.Serializer[Any]):
+    """What is read; a name that it does not know is refused."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        """Raises: ValidationError."""
+        if isinstance(data, Mapping):
+            for name in data:
+                if name not in self.fields:
+                    raise serializers.ValidationError({str(name)[:100]: [f"Is not known here. Known: {', '.join(self.fields)}."]})
+        return super().to_internal_value(data)
+
+
+@extend_schema_field({"oneOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^\d+(\.\d{1,9})?$"}]})
+class UsdField(serializers.Field[Any, Any, Any, Any]):
+    """An amount in dollars, as a number or a decimal string, read into nano-USD."""
+
+    def to_internal_value(self, data: Any) -> int:
+        """Raises: ValidationError."""
+        if isinstance(data, bool) or not isinstance(data, int | float | str):
+            raise serializers.ValidationError("Must be an amount in dollars.")
+        try:
+            nano = money.nano_from_usd(str(data))
+        except money.NotAnAmount as error:
+            raise serializers.ValidationError("Must be an amount in dollars.") from error
+        if not 0 <= nano < 2**63:
+            raise serializers.ValidationError("Must be an amount in dollars that is not negative and not huge.")
+        return nano
+
+    def to_representation(self, value: Any) -> Any:
+        """As it was given."""
+        return value
+
+
+class PageQuery(Strict):
+    """Which page of a list."""
+
+    limit = serializers.IntegerField(min_value=1, max_value=MOST_ROWS, default=USUAL_ROWS, help_text="Rows of the page.")
+    before = serializers.CharField(max_length=40, required=False, default="", help_text="The `next` of the page before.")
+
+
+class Nothing(Strict):
+    """No parameters."""
+
+
+class Error(serializers.Serializer[Any]):
+    """Why a call was refused."""
+
+    message = serializers.CharField()
+    type = serializers.CharField()
+    param = serializers.CharField(allow_null=True)
+    code = serializers.CharField(help_text="To program against; docs/errors lists them.")
+    request_id = serializers.CharField()
+    help_url = serializers.CharField()
+
+
+class Problem(serializers.Serializer[Any]):
+    """Every error's body."""
+
+    success = serializers.BooleanField()
+    code = serializers.CharField()
+    error = Error()
+
+
+REFUSALS = dict.fromkeys((400, 401, 403, 429), Problem)
+NOT_FOUND = {404: Problem}
+CONFLICT = {409: Problem, 422: Problem}
+ID = OpenApiTypes.INT64
+
+
+def moment(when: datetime | None) -> str | None:
+    """A moment in UTC."""
+    return None if when is None else when.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def number(nano: int) -> float:
+    """Nano-USD as a JSON number of dollars."""
+    return float(money.usd(nano))

@@ -1,0 +1,28 @@
+"""What a process under chaos does differently from a real one: it is impatient, it has failpoints, and maybe a bug that must be noticed."""
+
+import os
+from datetime import timedelta
+
+from django.apps import AppConfig
+
+
+class Planting(AppConfig):
+    """Plants all of it when Django is ready, in every process of the run: web, Celery and commands alike."""
+
+    name = "tests.faults.chaos"
+    label = "chaos"
+
+    def ready(self) -> None:
+        """Shorten the waits, install the failpoints, break what `CHAOS_BUG` names."""
+        from billing.payments import auto_top_up, inbox, strikes  # not above: the apps have to be there first
+        from tests.faults.chaos import bugs, failpoints
+
+        inbox.LEASE = timedelta(seconds=2)
+        inbox.FIRST_PAUSE = timedelta(seconds=0.5)
+        inbox.LONGEST_PAUSE = timedelta(seconds=4)
+        auto_top_up.COOLDOWN = timedelta(seconds=3)
+        auto_top_up.RESEND_AFTER = timedelta(seconds=1)
+        strikes.RETRY_AFTER = timedelta(seconds=1)
+        failpoints.install()
+        if bug := os.environ.get("CHAOS_BUG"):
+            bugs.plant(bug)
