@@ -5,6 +5,7 @@ PYTHON ?=
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 ARGS ?=
 ROUNDS ?= 1000
+EXAMPLES ?= 200
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,7 +21,7 @@ CHECK_ENV := DJANGO_SETTINGS_MODULE=gateway_site.settings DEBUG=0 \
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test check lint fix bench million chaos lock browser node-sdks clean dependencies test-dependencies
+.PHONY: help run test check lint fix bench million chaos machine lock screenshots browser node-sdks clean dependencies test-dependencies
 
 help: ## List what make can do here
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -58,8 +59,12 @@ bench: test-dependencies ## Measure CPU, latency and streams side by side, with 
 million: test-dependencies ## Time every query of the pages on a million requests
 	@exec $(BIN)/python -m tests.performance.million $(ARGS)
 
-chaos: test-dependencies ## Kill processes and servers at random, audit the money after every round (ROUNDS=1000)
+chaos: test-dependencies ## Kill processes and servers at random under load and payments, audit the money on the way and in the end (ROUNDS=1000)
 	@exec $(BIN)/python -m tests.faults.chaos --rounds $(ROUNDS) $(ARGS)
+
+machine: test-dependencies ## Let a machine invent histories of requests and payments, compared with a small model (EXAMPLES=200)
+	@MACHINE_EXAMPLES=$(EXAMPLES) MACHINE_STEPS=50 $(BIN)/python -m pytest -n 2 --timeout 0 -k adds_up \
+		tests/billing/test_machine.py tests/billing/payments/test_machine.py $(ARGS)
 
 lock: test-dependencies ## Pin requirements*.in with hashes into requirements*.txt (ARGS=--upgrade for newer versions)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url $(ARGS) \
@@ -75,10 +80,13 @@ browser: ## Install Chromium for tests that drive pages (apt; elsewhere any Chro
 	if [ "$$(id -u)" = 0 ]; then apt-get update && apt-get install -y --no-install-recommends chromium; \
 	else sudo apt-get update && sudo apt-get install -y --no-install-recommends chromium; fi
 
-node-sdks: ## Install the Node SDKs that tests/journeys drives (needs node 20 and npm; without them those tests are skipped)
+node-sdks: ## Install the Node SDKs and axe-core that tests/journeys drives (needs node 20 and npm; without them those tests are skipped)
 	@if ! command -v npm >/dev/null 2>&1; then echo "npm is not here: the journeys of the Node SDKs will be skipped."; \
 	elif cmp -s tests/journeys/node/package-lock.json tests/journeys/node/node_modules/.installed; then :; \
 	else cd tests/journeys/node && npm ci --silent && cp package-lock.json node_modules/.installed; fi
+
+screenshots: test-dependencies ## Take the pictures of README and docs from a throwaway installation (ARGS="--only overview")
+	@exec $(BIN)/python -m tests.journeys.screenshots $(ARGS)
 
 clean: ## Remove caches and built files (never .gateway, your data, nor .venv)
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis staticfiles build

@@ -37,7 +37,7 @@ class Row:
 def keys(request: HttpRequest, account: Account, membership: Membership) -> HttpResponse:
     """GET /a/<slug>/keys: the account's keys, the newest first."""
     now, asked = timezone.now(), request.GET
-    text, ended = asked.get("q", "").strip()[:100], asked.get("show") == "all"
+    text, ended = asked.get("q", "").replace("\x00", "").strip()[:100], asked.get("show") == "all"
     try:
         page = key_spending.page(account=account, now=now, text=text, ended=ended, before=asked.get("before", ""))
     except InvalidParameter:

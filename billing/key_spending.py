@@ -37,7 +37,8 @@ class Page:
 def page(
     *, account: Account, now: datetime, text: str = "", ended: bool = False, before: str = "", rows: int = PAGE_ROWS, budgeted: bool = False
 ) -> Page:
-    """One page of the account's keys: those whose name, start or last four have `text` in them; with `ended`, deleted and expired ones too; with `budgeted`, only those that have a budget.
+    """One page of the account's keys: those whose name, start or last four have `text` in them; with `ended`, deleted and expired ones too;
+    with `budgeted`, only those that have a budget.
 
     Raises: billing.reports.InvalidParameter for a place that no page gave out.
     """

@@ -17,7 +17,14 @@ from gateway_site import changes
 
 _SLUG = re.compile(r"[A-Za-z0-9_-]+")
 _PATTERN = re.compile(r"[A-Za-z0-9*?\[][A-Za-z0-9._:/@+*?\[\]!-]{0,149}")
-_COLUMN_NAMES = {"price_nano": "price_usd", "is_default": "default"}
+_PRICE = re.compile(r"[A-Za-z0-9_]*")
+_MONEY = ("price_nano", "included_credit_nano")
+_COLUMN_NAMES = {
+    "price_nano": "price_usd",
+    "included_credit_nano": "included_credit_usd",
+    "stripe_price_id": "stripe_price",
+    "is_default": "default",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +104,11 @@ def _read_plan(section: Section) -> PlanEntry:
             "rpm": section.whole_or_null("rpm", lowest=1),
             "tpm": section.whole_or_null("tpm", lowest=1),
             "concurrency": section.whole_or_null("concurrency", lowest=1),
-            "price_nano": _read_dollars(section),
+            "price_nano": _read_dollars(section, "price_usd", "write 0 for a plan that costs nothing"),
+            "included_credit_nano": _read_dollars(section, "included_credit_usd", "write 0 for a plan without credit"),
+            "stripe_price_id": section.text(
+                "stripe_price", longest=100, shape=_PRICE, hint='expected the id of a price at Stripe, such as "price_1Abc"', empty=True
+            ),
             "is_default": section.flag("default"),
         }
     )
@@ -105,15 +116,15 @@ def _read_plan(section: Section) -> PlanEntry:
     return PlanEntry(section.path, slug if isinstance(slug, str) else "", columns)
 
 
-def _read_dollars(section: Section) -> int | Unsaid:
-    dollars = section.decimal("price_usd")
+def _read_dollars(section: Section, key: str, instead: str) -> int | Unsaid:
+    dollars = section.decimal(key)
     if dollars is None:
-        section.report("price_usd", "is null: write 0 for a plan that costs nothing")
+        section.report(key, f"is null: {instead}")
     if isinstance(dollars, Decimal):
         try:
             return money.nano_from_usd(dollars)
         except money.NotAnAmount:
-            section.report("price_usd", "has more than nine decimals, or is too large")
+            section.report(key, "has more than nine decimals, or is too large")
     return UNSAID
 
 
@@ -122,4 +133,4 @@ def _name(column: str) -> str:
 
 
 def _as_text(column: str, value: object) -> str:
-    return f"${money.usd(value)}" if column == "price_nano" and isinstance(value, int) else manifest.as_text(value)
+    return f"${money.usd(value)}" if column in _MONEY and isinstance(value, int) else manifest.as_text(value)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, URLResolver, include, path
 
-from billing import api, downloads, key_pages, request_pages, statement_pages, usage_pages
+from billing import api, downloads, key_pages, request_pages, sample_pages, statement_pages, usage_pages
 from billing.management_api import urls as management_urls
 from billing.notices import views as notices
 from billing.payments import views as payment_views
@@ -35,6 +35,7 @@ urlpatterns += [
 ]
 urlpatterns += [
     path("a/<slug:slug>/", include("billing.pages.urls")),
+    path("a/<slug:slug>/remove-sample", sample_pages.remove_sample, name="remove_sample"),
     path("a/<slug:slug>/billing/statements", statement_pages.months, name="statements"),
     path("a/<slug:slug>/billing/statements/<str:month>", statement_pages.month, name="statement"),
 ]

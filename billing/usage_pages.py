@@ -112,6 +112,8 @@ def read(given: Mapping[str, str], account: Account, *, now: datetime) -> Asked:
         raise InvalidParameter("show", f"Must be one of {', '.join(usage_charts.METRICS)}.")
     key_id = read_key(given.get("key", ""), account)
     model, provider = given.get("model", ""), given.get("provider", "")
+    if "\x00" in model + provider:
+        raise InvalidParameter("model", "Has a character in it that no name has.")
     filters = Filters(models=(model,) if model else (), keys=(key_id,) if key_id else (), providers=(provider,) if provider else ())
     step = periods.read_step(given.get("step", ""), chosen.period)
     address = {"period": chosen.preset} if chosen.preset else {"from": chosen.first.isoformat(), "to": chosen.last.isoformat()}

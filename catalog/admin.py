@@ -213,6 +213,7 @@ class ModelCatalogAdmin(CatalogAdmin):
     pages = (Page("add_price", "Add a price", ("catalog.add_price",), icon="sell"),)
     list_pages = (
         Page("apply_manifest", "Apply a manifest", ("catalog.add_model", "catalog.change_model", "catalog.add_price"), icon="upload_file"),
+        Page("set_markups", "Set markups", ("catalog.add_price", "catalog.view_model"), icon="percent"),
     )
 
     def get_queryset(self, request: HttpRequest) -> Any:
@@ -239,6 +240,10 @@ class ModelCatalogAdmin(CatalogAdmin):
     def apply_manifest(self, _request: HttpRequest) -> HttpResponse:
         """Lead to where manifests are applied."""
         return HttpResponseRedirect(reverse("admin:manifest"))
+
+    def set_markups(self, _request: HttpRequest) -> HttpResponse:
+        """Lead to where markups are set."""
+        return HttpResponseRedirect(reverse("admin:markups"))
 
     def add_price(self, _request: HttpRequest, obj: Model) -> HttpResponse:
         """Lead to the form for a new price, filled in with the one in effect."""

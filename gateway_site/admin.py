@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from django.urls import URLPattern, path, reverse
 
 from accounts import impersonation
-from gateway_site import admin_impersonation, admin_manifests, admin_providers, admin_search  # noqa: F401 - providers are registered
+from gateway_site import admin_impersonation, admin_manifests, admin_markups, admin_providers, admin_search  # noqa: F401 - providers are registered
 from gateway_site.admin_base import BigTableAdmin, link_to, may_see
 
 admin.site.site_header = admin.site.site_title = "Tollgate"
@@ -22,6 +22,7 @@ def pages() -> list[URLPattern]:
     return [
         path("find/", view(admin_search.search_view), name="find"),
         path("catalog/manifest/", view(admin_manifests.manifest_view), name="manifest"),
+        path("catalog/markups/", view(admin_markups.markup_view), name="markups"),
         path("impersonation/end/", view(admin_impersonation.end_view), name="end_impersonation"),
     ]
 

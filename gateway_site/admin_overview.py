@@ -189,9 +189,9 @@ def _resting_by_provider(resting: list[breakers.Resting]) -> dict[str, str]:
             found.setdefault(slug, []).append(one)
     said = {}
     for slug, ones in found.items():
-        parts = [(kind, len({one.ident for one in ones if one.kind == kind})) for kind in ("route", "key")]
-        processes = len({one.process for one in ones})
-        said[slug] = f"{' and '.join(f'{count} {kind}s' for kind, count in parts if count)} open in {processes} processes"
+        parts = [_counted(len({one.ident for one in ones if one.kind == kind}), kind) for kind in ("route", "key")]
+        processes = _counted(len({one.process for one in ones}), "process", "es")
+        said[slug] = f"{' and '.join(filter(None, parts))} open in {processes}"
     return said
 
 
@@ -231,6 +231,10 @@ def _tasks() -> Table:
 
 def _list(model: str) -> str:
     return reverse(f"admin:{model.replace('.', '_')}_changelist")
+
+
+def _counted(count: int, what: str, several: str = "s") -> str:
+    return f"{count} {what}{several if count > 1 else ''}" if count else ""
 
 
 def _usd(nano: int) -> str:

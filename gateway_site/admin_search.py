@@ -26,7 +26,8 @@ from keys.models import ApiKey
 
 MOST = 10  # of each kind
 LONGEST = 300
-_UUID = re.compile(r"[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}")
+SHORTEST_START = len("sk-gw-") + 2  # of a key: less is the start of all
+_UUID = re.compile(r"(?<![0-9A-Za-z_])[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}(?![0-9A-Za-z_])")
 _STRIPE: Mapping[str, tuple[tuple[type[AnyModel], str], ...]] = {
     "cs": ((TopUp, "session_id"), (StripeEvent, "object_id")),
     "pi": ((TopUp, "payment_intent_id"), (StripeEvent, "object_id")),
@@ -56,7 +57,9 @@ class Hit:
 def find(term: str, *, may: Callable[[type[AnyModel]], bool]) -> list[Hit]:
     """What `term` may mean, of the tables that `may` allows."""
     term = term.strip()[:LONGEST]
-    return list({hit.address: hit for rows in _lookups(term, may) for hit in map(_hit, rows)}.values()) if term else []
+    return (
+        list({hit.address: hit for rows in _lookups(term, may) for hit in map(_hit, rows)}.values()) if term.isprintable() and term else []
+    )
 
 
 def search_view(request: HttpRequest) -> HttpResponse:
@@ -116,6 +119,8 @@ def _keys(term: str) -> QuerySet[ApiKey] | list[ApiKey]:
         return [issuing.find(term)]
     except issuing.KeyNotFound:
         start, _, end = term.replace("...", "…").partition("…")
+        if len(start) < SHORTEST_START:
+            return []
         found = ApiKey.objects.filter(start__startswith=start[:20]).order_by("-created_at")
         return (found.filter(last_four=end) if end else found)[:MOST]
 

@@ -84,7 +84,7 @@ def translate_rest_error(error: Exception, context: Mapping[str, Any]) -> None: 
         case BodyTooLarge():
             raise errors.BodyTooLarge(MOST_BODY_BYTES) from error
         case exceptions.Throttled():
-            wait = float(error.wait or 1)
+            wait = float(getattr(error, "wait", None) or 1)
             raise RateLimited(kind="requests", subject="management", limit=0, retry_after_seconds=wait, reading=NOTHING_LIMITED) from error
         case OperationalError() | InterfaceError():
             raise DatabaseUnavailable(str(error)) from error

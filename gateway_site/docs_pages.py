@@ -4,6 +4,7 @@ One source: the files of `docs/site/`, and those of `docs/` that are for custome
 installation and `sk-gw-…` for a key; the reader gets the address that was called, and the beginning and end of a key of theirs.
 """
 
+import re
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -22,8 +23,9 @@ from accounts.permissions import Permission
 from gateway_site import markdown
 from keys.models import ApiKey
 from keys.playground import NAME as PLAYGROUND
+from keys.snippets import origin_of
 
-ADDRESS, KEY = "https://gateway.example", "sk-gw-…"
+ADDRESS, KEY = re.compile(r"https://gateway\.example(?:\.com)?\b"), "sk-gw-…"
 FOLDER = Path(settings.BASE_DIR) / "docs"
 
 
@@ -36,6 +38,11 @@ class Page:
     label: str
     lead: str
 
+    @property
+    def source(self) -> str:
+        """The last part of the address of the same as Markdown."""
+        return f"{self.slug or 'index'}.md"
+
 
 PAGES: tuple[Page, ...] = (
     Page("quickstart", "site/quickstart.md", "Quickstart", "curl, Python, Node and LangChain, for each format"),
@@ -47,11 +54,7 @@ PAGES: tuple[Page, ...] = (
     Page("guarantees", "guarantees.md", "Who pays what when", "what is set aside before a request, and what is charged after it"),
     Page("formats", "formats.md", "Formats", "what is carried from one format to another, edited, refused or dropped"),
     Page("webhooks", "webhooks.md", "Webhooks", "what your program is told, and how it knows that it is from here"),
-    *(
-        (Page("management-api", "management-api.md", "Management API", "keys, members, budgets and webhooks, by programs"),)
-        if (FOLDER / "management-api.md").exists()
-        else ()
-    ),
+    Page("management-api", "management-api.md", "Management API", "keys, members, budgets and webhooks, by programs"),
 )
 INDEX = Page("", "site/index.md", "Overview", "where to begin")
 _BY_SLUG = {page.slug: page for page in PAGES}
@@ -77,13 +80,13 @@ def docs_page(request: HttpRequest, page: str) -> HttpResponse:
 def docs_source(request: HttpRequest, page: str) -> HttpResponse:
     """A page as Markdown."""
     found = INDEX if page == "index" else _find(page)
-    return _text(_source(found, _origin(request)), "text/markdown")
+    return _text(_source(found, origin_of(request)), "text/markdown")
 
 
 @require_safe
 def llms(request: HttpRequest) -> HttpResponse:
     """What a language model should read of this site, and where (https://llmstxt.org)."""
-    origin = _origin(request)
+    origin = origin_of(request)
     lines = [
         "# Tollgate",
         "",
@@ -92,7 +95,7 @@ def llms(request: HttpRequest) -> HttpResponse:
         "",
         "## Documentation",
         "",
-        *(f"- [{page.label}]({origin}/docs/{page.slug or 'index'}.md): {page.lead}" for page in (INDEX, *PAGES)),
+        *(f"- [{page.label}]({origin}/docs/{page.source}): {page.lead}" for page in (INDEX, *PAGES)),
         "",
         "## For programs",
         "",
@@ -109,7 +112,7 @@ def llms(request: HttpRequest) -> HttpResponse:
 @require_safe
 def llms_full(request: HttpRequest) -> HttpResponse:
     """All pages in one file."""
-    origin = _origin(request)
+    origin = origin_of(request)
     return _text("\n\n".join(_source(page, origin) for page in (INDEX, *PAGES)), "text/plain")
 
 
@@ -123,7 +126,7 @@ def _find(slug: str) -> Page:
 def _show(request: HttpRequest, page: Page) -> HttpResponse:
     text = _read(page)
     own_key = _own_key(request)
-    text = text.replace(ADDRESS, _origin(request)).replace(KEY, own_key or KEY)
+    text = _placed(text, origin_of(request)).replace(KEY, own_key or KEY)
     return render(
         request,
         "docs/page.html",
@@ -140,7 +143,12 @@ def _show(request: HttpRequest, page: Page) -> HttpResponse:
 
 
 def _source(page: Page, origin: str) -> str:
-    return markdown.relink(_read(page), partial(_link, suffix=".md")).replace(ADDRESS, origin)
+    return _placed(markdown.relink(_read(page), partial(_link, suffix=".md")), origin)
+
+
+def _placed(text: str, origin: str) -> str:
+    """The text with this installation's address."""
+    return ADDRESS.sub(lambda _: origin, text)
 
 
 @cache
@@ -158,10 +166,6 @@ def _link(target: str, *, suffix: str) -> str | None:
         return None
     address = f"/docs/{page.slug}{suffix}" if page.slug else f"/docs/index{suffix}" if suffix else "/docs"
     return f"{address}#{fragment}" if fragment else address
-
-
-def _origin(request: HttpRequest) -> str:
-    return request.build_absolute_uri("/").rstrip("/")
 
 
 def _own_key(request: HttpRequest) -> str | None:

@@ -44,12 +44,12 @@ class FirstSteps:
 
 
 def look(*, membership: Membership, now: datetime) -> FirstSteps | None:
-    """What `membership`'s person sees of the list; None when they have hidden it, or all of it is done."""
+    """What is done of the list that `membership`'s person sees; None when they have put it away."""
     if membership.first_steps_hidden_at is not None:
         return None
     account = membership.account
     keys = ApiKey.objects.filter(account=account, revoked_at=None).exclude(kind=ApiKey.Kind.MANAGEMENT).exclude(name=playground.NAME)
-    steps = FirstSteps(
+    return FirstSteps(
         has_verified=EmailAddress.objects.filter(user=membership.user, verified=True).exists(),
         key=keys.filter(Q(expires_at=None) | Q(expires_at__gt=now)).order_by("-created_at").first(),
         first=first_request(account=account),
@@ -57,7 +57,6 @@ def look(*, membership: Membership, now: datetime) -> FirstSteps | None:
         has_topped_up=reports.has_paid(account),
         pays=stripe_client.is_configured(),
     )
-    return None if steps.are_done else steps
 
 
 def first_request(*, account: Account, key_id: int | None = None) -> UsageRecord | None:

@@ -8,6 +8,7 @@ from django.views.decorators.http import require_safe
 from catalog import listing, shop
 from gateway_site import status_page
 from gateway_site.health_bars import bars
+from keys.snippets import origin_of
 
 
 @require_safe
@@ -37,7 +38,7 @@ def model_page(request: HttpRequest, name: str) -> HttpResponse:
         "lines": shop.lines(offer),
         "health": health,
         "bars": bars(health) if health is not None else None,
-        "origin": request.build_absolute_uri("/").rstrip("/"),
+        "origin": origin_of(request),
         "is_free": shop.is_free(offer),
     }
     return render(request, "models/model.html", context)

@@ -16,6 +16,7 @@ from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
 from gateway_site import docs_pages
+from keys.snippets import origin_of
 
 FILE = Path(__file__).with_name("openapi.yaml")
 METHODS = ("get", "post", "delete")
@@ -79,8 +80,7 @@ def document() -> Mapping[str, Any]:
 @require_safe
 def openapi(request: HttpRequest) -> HttpResponse:
     """The document as JSON, for any program."""
-    origin = request.build_absolute_uri("/").rstrip("/")
-    response = JsonResponse({**document(), "servers": [{"url": origin}]}, json_dumps_params={"ensure_ascii": False})
+    response = JsonResponse({**document(), "servers": [{"url": origin_of(request)}]}, json_dumps_params={"ensure_ascii": False})
     response.headers["Access-Control-Allow-Origin"] = "*"  # public, and the same for everybody
     return response
 

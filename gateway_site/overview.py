@@ -31,7 +31,7 @@ def overview(request: HttpRequest, account: Account, membership: Membership) -> 
     wallet = Wallet.objects.filter(account=account).first() or Wallet(account=account, balance=0)
     question = Question(account=account, period=usage_reports.latest_days(account=account, now=now, days=days), step="day", by="model")
     answer = usage_table.answer(question)
-    context = {
+    context: dict[str, Any] = {
         "account": account,
         "wallet": wallet,
         "holds": Hold.objects.filter(wallet_id=wallet.pk).count() if wallet.held else 0,
@@ -45,6 +45,8 @@ def overview(request: HttpRequest, account: Account, membership: Membership) -> 
         "records": request_log.page(account=account, rows=LATEST).records,
         **_steps(request, membership),
     }
+    if context["steps"] is not None and context["steps"].are_done:
+        context["steps"] = None  # shown done only to who saw it turn so
     return render_page(request, "overview/overview.html", context)
 
 
@@ -93,7 +95,7 @@ def _steps(request: HttpRequest, membership: Membership) -> dict[str, Any]:
     return {
         "steps": found,
         "first": found.first,
-        "waits_since": _waits_since(request),
+        "waits_since": None if found.are_done else _waits_since(request),
         "may_make_keys": membership.may(Permission.MANAGE_KEYS),
         "may_pay": membership.may(Permission.MANAGE_BILLING),
         "snippet": ""

@@ -12,6 +12,7 @@ from billing.models import Wallet
 from catalog import listing, shop
 from catalog.models import Model
 from keys import playground as keys
+from keys.snippets import origin_of
 
 
 @require_safe
@@ -32,7 +33,7 @@ def playground(request: HttpRequest, account: Account, membership: Membership) -
         "models": models,
         "offers": offers,
         "free_nano": wallet.free if wallet is not None else 0,
-        "origin": request.build_absolute_uri("/").rstrip("/"),
+        "origin": origin_of(request),
         "budget_nano": keys.BUDGET_NANO,
         "minutes": int(keys.LASTS.total_seconds() // 60),
     }

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import secrets
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from accounts.models import Account, User
-from billing import ledger, opening, plan_manifest
+from billing import ledger, opening, plan_manifest, sample
 from billing.models import Plan, Wallet
 from catalog import declarations, manifest
 from catalog.declarations import KeyEntry, Manifest, ModelEntry, ProviderEntry
@@ -102,6 +103,9 @@ def _open(now: datetime) -> dict[str, str]:
         note="Credit to try the gateway with",
         now=now,
     )
+    if settings.DEBUG:  # something to look at: a second account of the customer's, which says that it is invented
+        with suppress(sample.NothingForSale, sample.SlugTaken):
+            sample.make(owner_email=CUSTOMER_EMAIL, now=now)
     return _credentials(_issue_key(account, now), admin_password, customer_password)
 
 

@@ -310,6 +310,7 @@ UNFOLD: dict[str, object] = {
     "SITE_TITLE": "Tollgate",
     "SITE_HEADER": "Tollgate",
     "SITE_SYMBOL": "toll",
+    "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": f"{STATIC_URL}favicon.svg"}],
     "SHOW_VIEW_ON_SITE": False,
     "SHOW_BACK_BUTTON": True,
     "ENVIRONMENT": "gateway_site.admin.environment",

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 from functools import lru_cache
+from threading import Lock
 
 from django.conf import settings
 from django.db import DatabaseError
@@ -18,7 +19,8 @@ from catalog import listing
 from gateway_site import probes
 from gateway_site.health_bars import bars
 
-FRESH = timedelta(seconds=30)  # whoever asks sooner again gets the same figures
+# Whoever asks sooner again gets the same figures: by window, in seconds.
+FRESH = {"hour": 30, "day": 60, "week": 300}
 SAID: dict[State, str] = {"good": "Working", "warn": "Some trouble", "bad": "Trouble", "none": "Too little traffic"}
 
 
@@ -82,13 +84,17 @@ def worst(states: list[State]) -> State:
 
 
 def recent(dimension: str, window: str, *, now: datetime) -> Mapping[str, Health]:
-    """How each model or provider has been doing, at most `FRESH` old."""
-    return _recent(dimension, window, int(now.timestamp() / FRESH.total_seconds()))
+    """How each model or provider has been doing, as old as `FRESH` allows. Of those who ask at once, one reads and the others wait for it."""
+    with _READING:
+        return _recent(dimension, window, int(now.timestamp()) // FRESH[window])
+
+
+_READING = Lock()
 
 
 @lru_cache(maxsize=12)
 def _recent(dimension: str, window: str, moment: int) -> Mapping[str, Health]:
-    now = datetime.fromtimestamp((moment + 1) * FRESH.total_seconds(), tz=timezone.get_default_timezone())
+    now = datetime.fromtimestamp((moment + 1) * FRESH[window] - 1, tz=UTC)
     return service_health.by(dimension, service_health.WINDOWS[window], now=now)
 
 

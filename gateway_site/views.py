@@ -8,6 +8,7 @@ from django.views.decorators.csrf import requires_csrf_token
 from accounts.models import User
 from accounts.pages import LAST_ACCOUNT
 from gateway_site import front_door
+from keys.snippets import origin_of
 
 
 def landing(request: HttpRequest) -> HttpResponse:
@@ -15,7 +16,7 @@ def landing(request: HttpRequest) -> HttpResponse:
     if isinstance(request.user, User):
         account = front_door.account_for(request.user, last=request.session.get(LAST_ACCOUNT), now=timezone.now())
         return redirect("overview", account.slug)
-    return render(request, "landing.html", {"base_url": request.build_absolute_uri("/v1")})
+    return render(request, "landing.html", {"base_url": f"{origin_of(request)}/v1"})
 
 
 @requires_csrf_token

@@ -4,15 +4,12 @@ A secret is rendered into the one answer that made it, which is not to be stored
 URL or the admin's log.
 """
 
-import json
 import uuid
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Any
-from urllib.parse import urlsplit
 
 from django import forms
-from django.conf import settings
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -22,13 +19,10 @@ from django.utils.safestring import SafeString
 
 from accounts.models import Account, User
 from catalog import dollars
-from catalog.matching import ModelPatterns
-from catalog.models import CatalogVersion, Model
 from gateway_site.admin_base import DateTimeWidget, LinesField, ModelAdmin, ModelForm, Page, PageForm, badge, change_url, link
-from keys import issuing
+from keys import issuing, snippets
+from keys.forms import OVERLAPS
 from keys.models import ApiKey
-
-OVERLAPS = [("0", "at once"), ("3600", "after an hour"), ("86400", "after a day"), ("604800", "after a week")]
 
 
 def _checked(check: Callable[[Iterable[str]], list[str]]) -> Callable[[list[str]], list[str]]:
@@ -160,10 +154,10 @@ class ApiKeyAdmin(ModelAdmin):
             "Reroll",
             ("keys.add_apikey", "keys.change_apikey"),
             icon="autorenew",
-            offered=lambda key: _state(key) in ("active", "disabled"),
+            offered=lambda key: key.state(timezone.now()) in ("active", "disabled"),
         ),
-        Page("disable", "Disable", ("keys.change_apikey",), icon="pause", offered=lambda key: _state(key) == "active"),
-        Page("enable", "Enable", ("keys.change_apikey",), icon="play_arrow", offered=lambda key: _state(key) == "disabled"),
+        Page("disable", "Disable", ("keys.change_apikey",), icon="pause", offered=lambda key: key.state(timezone.now()) == "active"),
+        Page("enable", "Enable", ("keys.change_apikey",), icon="play_arrow", offered=lambda key: key.state(timezone.now()) == "disabled"),
         Page("revoke", "Revoke", ("keys.change_apikey",), icon="block", danger=True, offered=lambda key: key.revoked_at is None),
     )
     budget = dollars.column("budget_nano", "budget", empty="none")
@@ -183,7 +177,7 @@ class ApiKeyAdmin(ModelAdmin):
     @admin.display(description="state")
     def state(self, obj: ApiKey) -> SafeString:
         """Whether it works."""
-        state = _state(obj)
+        state = obj.state(timezone.now())
         return badge(state, {"active": "success", "disabled": "warning"}.get(state, "danger"))
 
     @admin.display(description="requests")
@@ -316,14 +310,6 @@ class ApiKeyAdmin(ModelAdmin):
         return HttpResponseRedirect(change_url(key))
 
 
-def _state(key: ApiKey) -> str:
-    if key.revoked_at is not None:
-        return "revoked"
-    if key.expires_at is not None and key.expires_at <= timezone.now():
-        return "expired"
-    return "disabled" if key.is_disabled else "active"
-
-
 def _revoke(key: ApiKey) -> ApiKey:
     return issuing.revoke(key=key, now=timezone.now())
 
@@ -334,37 +320,5 @@ def _person(request: HttpRequest) -> User:
 
 
 def _samples(request: HttpRequest, key: ApiKey, secret: str) -> list[dict[str, str]]:
-    base = _base_url(request)
-    if key.kind == ApiKey.Kind.MANAGEMENT:
-        return [{"title": "curl", "text": f'curl {base}/keys -H "Authorization: Bearer {secret}"'}]
-    body = {"model": _example_model(key), "messages": [{"role": "user", "content": "Hello"}]}
-    python = (
-        "from openai import OpenAI\n\n"
-        f'client = OpenAI(base_url="{base}", api_key="{secret}")\n'
-        f'answer = client.chat.completions.create(model="{body["model"]}", messages=[{{"role": "user", "content": "Hello"}}])\n'
-        "print(answer.choices[0].message.content)"
-    )
-    curl = f"curl {base}/chat/completions -H \"Authorization: Bearer {secret}\" -H 'Content-Type: application/json' -d '{json.dumps(body)}'"
-    return [{"title": "curl", "text": curl}, {"title": "Python", "text": python}]
-
-
-def _base_url(request: HttpRequest) -> str:
-    """Where the API is: PUBLIC_URL; when that names this machine only, which nobody has set, the address the operator came by."""
-    public = urlsplit(settings.PUBLIC_URL)
-    if public.hostname in ("127.0.0.1", "localhost", "::1", None):
-        return request.build_absolute_uri("/v1")
-    return f"{settings.PUBLIC_URL}/v1"
-
-
-def _example_model(key: ApiKey) -> str:
-    """A model that this key may call now, the default one if it is among them."""
-    allowed = ModelPatterns(key.allowed_models)
-    models = Model.objects.filter(
-        is_enabled=True, kind=Model.Kind.TEXT, prices__effective_from__lte=timezone.now(), routes__is_enabled=True
-    )
-    if key.kind == ApiKey.Kind.TEST:
-        models = models.filter(routes__provider__kind="demo")
-    default = CatalogVersion.objects.filter(default_model__in=models).values_list("default_model__slug", flat=True).first()
-    known = [*([default] if default else []), *models.order_by("slug").values_list("slug", flat=True).distinct()[:500]]
-    named = [pattern for pattern in key.allowed_models if "*" not in pattern]
-    return next((slug for slug in known if allowed.allows(slug)), named[0] if named else "demo/echo")
+    shown = snippets.for_key(key, origin=snippets.origin_of(request), secret=secret, now=timezone.now())
+    return [{"title": each.name, "text": each.text} for each in shown]

@@ -131,7 +131,7 @@ def _write_down(
     now: datetime,
     ip: str | None,
     through: ApiKey | None,
-    details: dict[str, object] | None = None,
+    details: Mapping[str, object] | None = None,
 ) -> None:
     told = {"key": recognised(key), **(details or {})}
     actor_text = ""

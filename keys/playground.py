@@ -9,10 +9,9 @@ from datetime import datetime, timedelta
 
 from django.db import transaction
 
-from accounts import audit
 from accounts.models import Account, User
 from catalog import money
-from keys import issuing
+from keys import custody
 from keys.models import ApiKey
 
 NAME = "Playground"
@@ -28,12 +27,14 @@ def open_page(*, account: Account, by: User, now: datetime, ip: str | None = Non
     Account.objects.select_for_update(no_key=True).get(pk=account.pk)  # two pages at once are counted one after the other
     open_ones = ApiKey.objects.filter(account=account, created_by=by, name=NAME, revoked_at=None, expires_at__gt=now)
     for old in open_ones.order_by("-created_at", "-pk")[MOST_AT_ONCE - 1 :]:
-        issuing.revoke(key=old, now=now)
-    key, secret = issuing.issue(
+        custody.revoke(key=old, by=by, now=now, ip=ip)
+    return custody.issue(
         account=account,
-        name=NAME,
+        kind=ApiKey.Kind.LIVE,
+        by=by,
         now=now,
-        created_by=by,
+        ip=ip,
+        name=NAME,
         allowed_endpoints=["chat"],
         rpm=RPM,
         concurrency=CONCURRENCY,
@@ -41,6 +42,3 @@ def open_page(*, account: Account, by: User, now: datetime, ip: str | None = Non
         budget_window=ApiKey.Window.TOTAL,
         expires_at=now + LASTS,
     )
-    details = {"key": f"{key.start}…{key.last_four}", "budget_usd": money.usd(BUDGET_NANO), "expires_at": (now + LASTS).isoformat()}
-    audit.record(account=account, actor=by, action="key.issued", subject=NAME, details=details, now=now, ip=ip)
-    return key, secret

@@ -54,9 +54,7 @@ class Health:
 
     def resting(self, now: float) -> list[tuple[Subject, float, bool]]:
         """What is not tried first now: (subject, seconds left, whether the provider asked for it)."""
-        return [
-            (subject, record.until - now, record.asked_to_wait) for subject, record in self._records.items() if now < record.until
-        ]
+        return [(subject, record.until - now, record.asked_to_wait) for subject, record in self._records.items() if now < record.until]
 
     def forget(self, subject: Subject) -> None:
         """Close this subject's breaker: it is healthy until it fails again."""

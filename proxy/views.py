@@ -136,8 +136,11 @@ async def _once(request: ASGIRequest, call: Call, serve: Callable[[], Awaitable[
         return WholeAnswer(claim.raw, claim.headers)
     try:
         answer = await serve()
-    except BaseException as error:
-        running.spawn(claim.mark_used() if _may_be_charged(error) else claim.give_back())
+    except asyncio.CancelledError:  # who hangs up before the first byte pays nothing
+        running.spawn(claim.give_back())
+        raise
+    except Exception as error:
+        await (claim.mark_used() if _may_be_charged(error) else claim.give_back())
         raise
     if isinstance(answer, WholeAnswer):
         await claim.keep(answer.raw, answer.headers, now=call.started_at)
@@ -150,10 +153,8 @@ async def _once(request: ASGIRequest, call: Call, serve: Callable[[], Awaitable[
     return answer
 
 
-def _may_be_charged(error: BaseException) -> bool:
-    """Whether a request that ended so may have cost something; who hangs up before the first byte pays nothing."""
-    if isinstance(error, asyncio.CancelledError):
-        return False
+def _may_be_charged(error: Exception) -> bool:
+    """Whether a request that ended so may have cost something."""
     return isinstance(error, ResponseNotStored) or errors.describe(error).status == errors.INTERNAL.status
 
 

@@ -7,7 +7,7 @@ A policy is what the generated tests of `test_every_tenant_route_has_a_stranger_
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from accounts.permissions import Permission
@@ -22,7 +22,7 @@ class Call:
 
     `owner_sees` names the markers (of `OWNER_MARKERS`) that the owner's answer has in it: without any, a stranger's answer that has none of
     them would prove nothing. The owner calls after the stranger and gets `owner_status`: what the stranger did has changed nothing.
-    `plane` says who serves it: Django, or the data plane in front of it.
+    `plane` says who serves it: Django, or the data plane in front of it. `management`: it is called with management keys.
     """
 
     path: str
@@ -32,6 +32,7 @@ class Call:
     owner_sees: tuple[str, ...] = ()
     owner_status: int = 200
     plane: Literal["control", "data"] = "control"
+    management: bool = False
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ ROUTES |= {
     "a/<slug:slug>/audit-log": Route("account", permission=Permission.MANAGE_MEMBERS),
     "a/<slug:slug>/playground": Route("account", permission=Permission.MANAGE_KEYS),
     "a/<slug:slug>/playground/key": Route("account", permission=Permission.MANAGE_KEYS, only_post=True),
+    "a/<slug:slug>/remove-sample": Route("account", permission=Permission.MANAGE_ACCOUNT, only_post=True),
     "a/<slug:slug>/close": Route("account", permission=Permission.MANAGE_ACCOUNT),
     "a/<slug:slug>/first-steps": Route("account", permission=Permission.READ),
     "a/<slug:slug>/first-steps/hide": Route("account", permission=Permission.READ, only_post=True),
@@ -330,3 +332,41 @@ ROUTES |= {
     )
     for _deed in ("secret", "enable", "disable", "remove", "test")
 }
+
+# The management API. What is named in an address is made anew for each call.
+_ENDPOINT = {"url": "https://hooks.example.com/tollgate"}
+for _prefix in ("v1", "api/v1"):
+    ROUTES[f"{_prefix}/openapi.json"] = Route("public")
+    for _address, _calls in {
+        "keys": (Call("keys", owner_sees=("key_name", "key_start")), Call("keys", "POST", body={"name": "made"}, owner_status=201)),
+        "keys/<int:key_id>": (
+            Call("keys/{key_id}", owner_sees=("key_name", "key_start")),
+            Call("keys/{made_key_id}", "PATCH", body={"rpm": 5}),
+            Call("keys/{made_key_id}", "DELETE"),
+        ),
+        "keys/<int:key_id>/reroll": (Call("keys/{made_key_id}/reroll", "POST", body={}, owner_status=201),),
+        "budgets": (Call("budgets", owner_sees=("key_name", "key_start")),),
+        "ledger": (Call("ledger", owner_sees=("cost",)),),
+        "members": (
+            Call("members", owner_sees=("user",)),
+            Call("members", "POST", body={"email": "{address}"}, owner_status=201),
+        ),
+        "members/<int:member_id>": (
+            Call("members/{member_id}", "PATCH", body={"role": "viewer"}),
+            Call("members/{member_id}", "DELETE"),
+        ),
+        "invitations/<int:invitation_id>": (Call("invitations/{invitation_id}", "DELETE"),),
+        "webhook-endpoints": (Call("webhook-endpoints"), Call("webhook-endpoints", "POST", body=_ENDPOINT, owner_status=201)),
+        "webhook-endpoints/<uuid:endpoint_id>": (
+            Call("webhook-endpoints/{endpoint_id}"),
+            Call("webhook-endpoints/{endpoint_id}", "PATCH", body={"events": []}),
+            Call("webhook-endpoints/{endpoint_id}", "DELETE"),
+        ),
+        "webhook-endpoints/<uuid:endpoint_id>/rotate-secret": (
+            Call("webhook-endpoints/{endpoint_id}/rotate-secret", "POST", body={}, owner_status=201),
+        ),
+        "webhook-endpoints/<uuid:endpoint_id>/test": (Call("webhook-endpoints/{endpoint_id}/test", "POST", body={}, owner_status=202),),
+    }.items():
+        ROUTES[f"{_prefix}/{_address}"] = Route(
+            "key", tuple(replace(_call, path=f"/{_prefix}/{_call.path}", management=True) for _call in _calls)
+        )

@@ -15,7 +15,7 @@ from django.utils.safestring import SafeString
 from accounts import impersonation
 from accounts.admin import BaseAccountAdmin
 from accounts.models import Account, Membership, User
-from billing import opening
+from billing import opening, sample
 from billing.admin.plans import PlanAssignmentInline
 from billing.admin.tables import wallet_of
 from billing.models import Plan
@@ -91,12 +91,20 @@ class AccountAdmin(BaseAccountAdmin):
     """Accounts with what they have: wallet, members, plan, keys."""
 
     form = AccountForm
-    list_display = ("slug", "name", "balance", "held", "plan", "is_active", "billing_email", "created_at")
+    list_display = ("slug", "name", "is_sample", "balance", "held", "plan", "is_active", "billing_email", "created_at")
     list_select_related = ("wallet",)
     inlines = (MembershipInline, PlanAssignmentInline, KeyInline)
     pages = (
         Page("issue_key", "Issue a key", ("keys.add_apikey",), icon="vpn_key"),
         Page("show_wallet", "Wallet", ("billing.view_wallet",), icon="account_balance_wallet"),
+        Page(
+            "remove_sample",
+            "Remove the sample account",
+            ("accounts.delete_account",),
+            icon="delete",
+            danger=True,
+            offered=lambda account: account.is_sample,
+        ),
         Page("look_as", "Look as a member", (impersonation.PERMISSION,), icon="visibility"),
     )
 
@@ -172,6 +180,22 @@ class AccountAdmin(BaseAccountAdmin):
         """Lead to the wallet of this account."""
         wallet = wallet_of(obj)
         return HttpResponseRedirect(reverse("admin:billing_wallet_changelist") if wallet is None else change_url(wallet))
+
+    def remove_sample(self, request: HttpRequest, obj: Account) -> HttpResponse:
+        """Remove the sample account with all that belongs to it."""
+        if request.method == "POST":
+            try:
+                sample.remove(obj)
+            except sample.NotASample:
+                messages.error(request, f"{obj} is somebody's own account: it can be closed, not removed.")
+                return HttpResponseRedirect(change_url(obj))
+            except sample.StillBusy:
+                messages.error(request, "A request of the sample account is under way. Try again in a moment.")
+                return HttpResponseRedirect(change_url(obj))
+            messages.success(request, "The sample account is removed.")
+            return HttpResponseRedirect(reverse("admin:accounts_account_changelist"))
+        about = "Its figures are invented; with it go its keys, its usage and its ledger. Nothing else changes."
+        return self.form_page(request, obj, title="Remove the sample account", form=PageForm(), submit="Remove it", about=about, danger=True)
 
     def look_as(self, request: HttpRequest, obj: Account) -> HttpResponse:
         """See the account as one of its members does, reading only."""

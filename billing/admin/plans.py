@@ -7,16 +7,37 @@ from django.contrib import admin
 from django.http import HttpRequest
 from django.utils import timezone
 
-from billing import business
+from billing import assignments, business
 from billing.models import Plan, PlanAssignment
 from catalog import dollars
 from gateway_site.admin_base import LinesField, ModelAdmin, ModelForm, TabularInline
+
+
+class PlanAssignmentForm(ModelForm):
+    """A plan given for free: not beside one that is bought, which would undo it."""
+
+    class Meta:
+        model = PlanAssignment
+        fields = ("plan", "starts_at", "anchor_day")
+
+    def clean(self) -> dict[str, Any]:
+        """Refuse it while a subscription decides."""
+        said = super().clean() or self.cleaned_data
+        try:
+            if self.instance.pk is None and self.instance.account_id is not None:
+                assignments.check_no_subscription(self.instance.account)
+        except assignments.SubscriptionRunning as running:
+            raise forms.ValidationError(
+                f"This account buys the plan {running.subscription.plan}. It has to end first, on the account's plan page or at Stripe."
+            ) from running
+        return said
 
 
 class PlanAssignmentInline(TabularInline):
     """Which plan from when on. An assignment stays; the next one ends it."""
 
     model = PlanAssignment
+    form = PlanAssignmentForm
     fields = ("plan", "starts_at", "anchor_day")
     ordering = ("-starts_at",)
     can_delete = False

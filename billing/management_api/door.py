@@ -6,7 +6,7 @@ Views raise, instead of answering, what `proxy.errors` has a row for; what the R
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import orjson
 from django.conf import settings
@@ -56,7 +56,7 @@ class PerMinute(BaseThrottle):
 
     def allow_request(self, request: Request, view: APIView) -> bool:  # noqa: ARG002 - the signature is the framework's
         """Count a call."""
-        key: ApiKey = request.auth
+        key = cast("ApiKey", request.auth)
         limit = key.rpm if key.rpm is not None else settings.MANAGEMENT_RPM
         if not limit:
             return True
@@ -108,11 +108,11 @@ class AlwaysJson(BaseContentNegotiation):
 class ManagementView(APIView):
     """A view of the management API. `needs` says by method which permission its key's maker must have."""
 
-    authentication_classes: ClassVar[list[type[BaseAuthentication]]] = [ManagementKey]
-    permission_classes: ClassVar[list[Any]] = []
-    throttle_classes: ClassVar[list[type[BaseThrottle]]] = [PerMinute]
-    parser_classes: ClassVar[list[type[BaseParser]]] = [StrictJson]
-    renderer_classes: ClassVar[list[Any]] = [JSONRenderer]
+    authentication_classes = [ManagementKey]
+    permission_classes = []
+    throttle_classes = [PerMinute]
+    parser_classes = [StrictJson]
+    renderer_classes = [JSONRenderer]
     content_negotiation_class = AlwaysJson
     metadata_class = None
     needs: ClassVar[Mapping[str, Permission]] = {}
@@ -128,8 +128,7 @@ class ManagementView(APIView):
     @property
     def key(self) -> ApiKey:
         """The management key of the call."""
-        key: ApiKey = self.request.auth
-        return key
+        return cast("ApiKey", self.request.auth)
 
     @property
     def account(self) -> Account:

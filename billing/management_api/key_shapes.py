@@ -6,7 +6,7 @@ from typing import Any
 from rest_framework import serializers
 
 from billing.key_totals import Standing
-from billing.management_api.shapes import PageQuery, Strict, UsdField, moment, number
+from billing.management_api.shapes import PageQuery, Strict, UsdField, answers, moment, number
 from catalog import money
 from keys.issuing import LARGEST_LIMIT
 from keys.models import ApiKey
@@ -22,7 +22,9 @@ class KeyQuery(PageQuery):
     """Which keys."""
 
     include_ended = serializers.BooleanField(default=False, help_text="Revoked and expired ones too.")
-    name = serializers.CharField(max_length=100, required=False, default="", help_text="Part of the name, or how the key is recognised.")
+    name = serializers.CharField(
+        max_length=100, required=False, allow_blank=True, default="", help_text="Part of the name, or how the key is recognised."
+    )
 
 
 def _limit(what: str) -> serializers.IntegerField:
@@ -83,7 +85,7 @@ class Key(serializers.Serializer[Any]):
 
     id = serializers.IntegerField()
     hash = serializers.CharField(help_text="The id as text: what stands in the address of a key.")
-    label = serializers.CharField(help_text="How it is recognised.")
+    label = serializers.CharField(help_text="How it is recognised.")  # type: ignore[assignment]  # hides the framework's
     name = serializers.CharField()
     kind = serializers.ChoiceField(choices=ApiKey.Kind.values)
     state = serializers.ChoiceField(choices=["active", "disabled", "expired", "revoked"])
@@ -110,44 +112,37 @@ class Key(serializers.Serializer[Any]):
     last_used_at = serializers.DateTimeField(allow_null=True)
 
 
-class KeyAnswer(serializers.Serializer[Any]):
-    """One key."""
-
-    data = Key()
+KeyAnswer = answers("KeyAnswer", "One key.", data=Key())
 
 
-class IssuedKey(KeyAnswer):
-    """A key that was issued now."""
-
-    key = serializers.CharField(help_text="The secret: shown this once.")
-
-
-class RevokedKey(KeyAnswer):
-    """A key that was revoked."""
-
-    deleted = serializers.BooleanField()
+IssuedKey = answers(
+    "IssuedKey", "A key that was issued now.", data=Key(), key=serializers.CharField(help_text="The secret: shown this once.")
+)
 
 
-class KeyList(serializers.Serializer[Any]):
-    """Some keys, the newest first."""
+RevokedKey = answers("RevokedKey", "A key that was revoked.", data=Key(), deleted=serializers.BooleanField())
 
-    data = Key(many=True)
-    next = serializers.CharField(allow_null=True, help_text="Send it as `before` for the next page; null on the last.")
+
+_NEXT = "Send it as `before` for the next page; null on the last."
+KeyList = answers(
+    "KeyList", "Some keys, the newest first.", data=Key(many=True), next=serializers.CharField(allow_null=True, help_text=_NEXT)
+)
 
 
 class KeyBudget(Budget):
     """A key's budget."""
 
     id = serializers.IntegerField(help_text="The key's.")
-    label = serializers.CharField()
+    label = serializers.CharField()  # type: ignore[assignment]  # as above
     name = serializers.CharField()
 
 
-class BudgetList(serializers.Serializer[Any]):
-    """Budgets of some keys, the newest key first."""
-
-    data = KeyBudget(many=True)
-    next = serializers.CharField(allow_null=True)
+BudgetList = answers(
+    "BudgetList",
+    "Budgets of some keys, the newest key first.",
+    data=KeyBudget(many=True),
+    next=serializers.CharField(allow_null=True, help_text=_NEXT),
+)
 
 
 def settings_of(said: dict[str, Any]) -> dict[str, Any]:

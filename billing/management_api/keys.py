@@ -1,7 +1,7 @@
 """Keys and their budgets over the management API. A management key can neither make nor change one of its own kind."""
 
 from datetime import timedelta
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from django.http import HttpResponse
 from django.utils import timezone
@@ -62,7 +62,7 @@ class Keys(ManagementView):
         settings = key_shapes.settings_of({"limit_reset": None, **said})
 
         def issue() -> Made:
-            who = {"by": self.key.created_by, "now": now, "ip": self.address, "through": self.key}
+            who: dict[str, Any] = {"by": self.key.created_by, "now": now, "ip": self.address, "through": self.key}
             key, secret = custody.issue(account=self.account, kind=kind, **who, **settings)
             if disabled:
                 key = custody.switch(key=key, is_disabled=True, **who)
@@ -98,7 +98,7 @@ class KeyView(ManagementView):
         """Change what is named: name, limits, scopes, budget, expiry, whether it is disabled. It takes effect within a second everywhere."""
         key, now = find_manageable(key_id, self), timezone.now()
         settings = key_shapes.settings_of(self.said(key_shapes.KeyChange, partial=True))
-        key = custody.change(key=key, by=self.key.created_by, now=now, ip=self.address, through=self.key, **settings)  # type: ignore[typeddict-item]
+        key = custody.change(key=key, by=self.key.created_by, now=now, ip=self.address, through=self.key, **settings)
         return answer({"data": show_key(key_totals.of(key, now=now), now=now)})
 
     @extend_schema(

@@ -32,17 +32,18 @@ class Entry(serializers.Serializer[Any]):
     version = serializers.IntegerField(help_text="Its place in the wallet's chain: without gaps, beginning with 1.")
     booked_at = serializers.DateTimeField()
     kind = serializers.CharField()
-    label = serializers.CharField()
+    label = serializers.CharField()  # type: ignore[assignment]  # hides the framework's
     description = serializers.CharField(allow_blank=True)
     amount = serializers.CharField(help_text="Negative for what left the wallet.")
     balance_after = serializers.CharField()
 
 
-class EntryList(serializers.Serializer[Any]):
-    """Some entries, the latest first."""
-
-    data = Entry(many=True)
-    next = serializers.CharField(allow_null=True, help_text="Send it as `before` for the next page; null on the last.")
+EntryList = shapes.answers(
+    "EntryList",
+    "Some entries, the latest first.",
+    data=Entry(many=True),
+    next=serializers.CharField(allow_null=True, help_text="Send it as `before` for the next page; null on the last."),
+)
 
 
 class Ledger(ManagementView):

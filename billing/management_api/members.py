@@ -55,23 +55,18 @@ class Invited(serializers.Serializer[Any]):
     expires_at = serializers.DateTimeField()
 
 
-class MemberList(serializers.Serializer[Any]):
-    """Everybody of the account, and the open invitations (for keys that may manage members)."""
-
-    data = Member(many=True)
-    invitations = Invited(many=True)
-
-
-class MemberAnswer(serializers.Serializer[Any]):
-    """One member."""
-
-    data = Member()
+MemberList = shapes.answers(
+    "MemberList",
+    "Everybody of the account, and the open invitations (for keys that may manage members).",
+    data=Member(many=True),
+    invitations=Invited(many=True),
+)
 
 
-class InvitedAnswer(serializers.Serializer[Any]):
-    """One invitation."""
+MemberAnswer = shapes.answers("MemberAnswer", "One member.", data=Member())
 
-    data = Invited()
+
+InvitedAnswer = shapes.answers("InvitedAnswer", "One invitation.", data=Invited())
 
 
 class Removed(serializers.Serializer[Any]):

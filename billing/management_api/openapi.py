@@ -13,7 +13,7 @@ from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.renderers import OpenApiJsonRenderer
 
 
-class ManagementKeyScheme(OpenApiAuthenticationExtension):
+class ManagementKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
     """How the description names the management key."""
 
     target_class = "billing.management_api.door.ManagementKey"
@@ -27,7 +27,7 @@ class ManagementKeyScheme(OpenApiAuthenticationExtension):
 def document(views: Sequence[URLPattern]) -> bytes:
     """The description of the `views` as JSON."""
     patterns: list[URLPattern | URLResolver] = [path("v1/", include(list(views)))]
-    schema = SchemaGenerator(patterns=patterns).get_schema(request=None, public=True)
+    schema = SchemaGenerator(patterns=patterns).get_schema(request=None, public=True)  # type: ignore[no-untyped-call]
     schema["servers"] = [{"url": settings.PUBLIC_URL}]
     rendered: bytes = OpenApiJsonRenderer().render(schema)
     return rendered

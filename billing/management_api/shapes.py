@@ -62,11 +62,16 @@ class PageQuery(Strict):
     """Which page of a list."""
 
     limit = serializers.IntegerField(min_value=1, max_value=MOST_ROWS, default=USUAL_ROWS, help_text="Rows of the page.")
-    before = serializers.CharField(max_length=40, required=False, default="", help_text="The `next` of the page before.")
+    before = serializers.CharField(max_length=40, required=False, allow_blank=True, default="", help_text="The `next` of the page before.")
 
 
 class Nothing(Strict):
     """No parameters."""
+
+
+def answers(name: str, about: str, **fields: serializers.Field[Any, Any, Any, Any]) -> type[serializers.Serializer[Any]]:
+    """The shape of an answer, by the names of its fields: also those, such as `data`, that a class cannot have without hiding the framework's."""
+    return type(name, (serializers.Serializer,), {"__doc__": about, **fields})
 
 
 class Error(serializers.Serializer[Any]):

@@ -56,22 +56,18 @@ class Endpoint(serializers.Serializer[Any]):
     created_at = serializers.DateTimeField()
 
 
-class EndpointAnswer(serializers.Serializer[Any]):
-    """One endpoint."""
-
-    data = Endpoint()
+EndpointAnswer = shapes.answers("EndpointAnswer", "One endpoint.", data=Endpoint())
 
 
-class EndpointWithSecret(EndpointAnswer):
-    """An endpoint whose secret was made now."""
+EndpointWithSecret = shapes.answers(
+    "EndpointWithSecret",
+    "An endpoint whose secret was made now.",
+    data=Endpoint(),
+    secret=serializers.CharField(help_text="What its signatures are made with: shown this once."),
+)
 
-    secret = serializers.CharField(help_text="What its signatures are made with: shown this once.")
 
-
-class EndpointList(serializers.Serializer[Any]):
-    """All endpoints of the account: there are ten at most."""
-
-    data = Endpoint(many=True)
+EndpointList = shapes.answers("EndpointList", "All endpoints of the account: there are ten at most.", data=Endpoint(many=True))
 
 
 class Gone(serializers.Serializer[Any]):

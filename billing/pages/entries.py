@@ -117,7 +117,7 @@ def _label(transfer: Transfer) -> str:
 
 
 def _about(transfer: Transfer, requests: Mapping[Any, Mapping[str, Any]]) -> str:
-    """What happened, in a sentence. What was booked by staff says their reason."""
+    """What happened, in a sentence. What staff noted for themselves is not shown."""
     row = requests.get(transfer.pk)
     if row is not None:
         of = row["model"] if row["models"] == 1 else f"{row['models']} models"
@@ -129,14 +129,20 @@ def _about(transfer: Transfer, requests: Mapping[Any, Mapping[str, Any]]) -> str
             return f"What request {transfer.source_id} used after its hold had ended"
         case "paid", "top_up":
             return "Paid by card or bank through Stripe"
-        case "refund" | "dispute" | bookings.REINSTATEMENT, _:
-            return transfer.note
+        case "refund", "reversal":
+            return "Paid back by Stripe: the credit that it had bought is taken out"
+        case "dispute", "reversal":
+            return "Contested at the customer's bank: its credit is taken out until that is decided"
+        case bookings.REINSTATEMENT, _:
+            return "A dispute was won or a refund failed: the credit is back"
         case "expiry", _:
             return f"What was left of a credit that {transfer.note}"
         case "undelivered", _:
-            return f"Request {transfer.source_id} was charged and its answer never arrived"
-        case _:
+            return f"{transfer.note} by request {transfer.source_id}"
+        case _, "code" | "welcome" | "invoice":
             return transfer.note
+        case _:
+            return "Booked by the operator"
 
 
 def _top_up(transfer: Transfer) -> str:

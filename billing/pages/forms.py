@@ -43,7 +43,9 @@ class TopUpForm(forms.Form):
     """How much to pay. `form_id` is drawn with the page, so that the form sent twice is one payment."""
 
     form_id = forms.UUIDField(widget=forms.HiddenInput)
-    preset = forms.TypedChoiceField(label="Amount", coerce=int, required=False, empty_value=None, widget=forms.RadioSelect)
+    preset = forms.TypedChoiceField(
+        label="Amount", coerce=int, required=False, empty_value=None, widget=forms.RadioSelect(attrs={"class": "row"})
+    )
     save_card = forms.BooleanField(
         label="Save the card for automatic top-ups",
         required=False,

@@ -23,7 +23,7 @@ from billing.payments.stripe_client import NotConfigured, StripeRefused, StripeU
 log = structlog.get_logger(__name__)
 
 PAGE = 50
-LOOKS = 6  # so often the page asks by itself before it lets the webhook take its time
+LOOKS = 8  # so often the page asks by itself before it lets the webhook take its time
 UNSURE = (TopUp.State.OPEN, TopUp.State.PROCESSING, TopUp.State.ACTION_NEEDED)
 
 
@@ -71,7 +71,7 @@ def payment_page(request: HttpRequest, account: Account, membership: Membership,
         "came_back": came_back,
         "problem": problem,
         "next_look": f"?looks={looks + 1}" if asks_again else "",
-        "wait_seconds": 1 + looks,
+        "wait_seconds": 1 + looks // 2,
     }
     return frame.show(request, account, membership, "billing/payment.html", context, part="billing/payment_state.html")
 

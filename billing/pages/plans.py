@@ -22,7 +22,7 @@ from billing.pages import frame
 from billing.payments import plan_changes, subscriptions
 from billing.payments.stripe_client import NotConfigured, StripeRefused, StripeUnavailable
 
-LOOKS = 6
+LOOKS = 8
 PROBLEMS = (
     assignments.NoDefaultPlan,
     assignments.SubscriptionRunning,
@@ -137,7 +137,12 @@ def bought_page(request: HttpRequest, account: Account, membership: Membership, 
     text = request.GET.get("looks", "")
     looks = int(text) if text.isascii() and text.isdecimal() and len(text) < 4 else 0
     waits = found.status == Subscription.Status.INCOMPLETE and looks < LOOKS and not problem
-    context = {"subscription": found, "problem": problem, "next_look": f"?looks={looks + 1}" if waits else "", "wait_seconds": 1 + looks}
+    context = {
+        "subscription": found,
+        "problem": problem,
+        "next_look": f"?looks={looks + 1}" if waits else "",
+        "wait_seconds": 1 + looks // 2,
+    }
     return frame.show(request, account, membership, "billing/plan_bought.html", context, part="billing/plan_state.html")
 
 

@@ -195,7 +195,7 @@ def _send(top_up: TopUp, now: datetime) -> TopUp:
         "currency": "usd",
         "customer": card.customer_id,
         "payment_method": card.payment_method_id,
-        "payment_method_types": ["card"],
+        "allowed_payment_method_types": ["card"],
         "confirm": True,
         "off_session": True,
         "error_on_requires_action": True,

@@ -58,7 +58,7 @@ def start_card_setup(*, account: Account, user: User | None, success_url: str, c
     params: Any = {
         "mode": "setup",
         "customer": customer.customer_id,
-        "payment_method_types": ["card"],
+        "allowed_payment_method_types": ["card"],
         "metadata": metadata,
         "setup_intent_data": {"metadata": metadata},
         "success_url": success_url,
@@ -95,7 +95,7 @@ def adopt(*, payment_method_id: str, customer_id: str, now: datetime, by: str = 
     card, default = _fetch(payment_method_id), _fetch_default(customer_id)
     if card is None or card.kind != "card" or card.customer_id != customer_id:
         return True
-    if default is None or default.created < card.created:
+    if default is None or (default.created, default.id) < (card.created, card.id):
         asked: Any = {"invoice_settings": {"default_payment_method": card.id}}
         call(lambda ready: ready.v1.customers.update(customer_id, asked))
         paying = Subscription.objects.filter(account=customer.account, status__in=assignments.RUNNING).exclude(stripe_id=None).first()

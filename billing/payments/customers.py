@@ -1,4 +1,7 @@
-"""An account's customer record at Stripe, and the card saved there. Records of test and of live mode are strangers to each other."""
+"""An account's customer record at Stripe; the card saved there is the affair of `billing.payments.cards`.
+
+Records of test and of live mode are strangers to each other.
+"""
 
 from datetime import datetime
 
@@ -45,33 +48,3 @@ def mark_deleted(*, customer_id: str) -> None:
     StripeCustomer.objects.filter(customer_id=customer_id).update(
         is_deleted=True, payment_method_id="", card_brand="", card_last_four="", card_expires=""
     )
-
-
-def converge(*, customer_id: str) -> bool:
-    """Take over what Stripe says of a customer. Returns whether it is one of ours.
-
-    Raises: NotConfigured, StripeUnavailable, StripeRefused.
-    """
-    if not StripeCustomer.objects.filter(customer_id=customer_id).exists():
-        return False
-    found = stripe_client.fetch_customer(customer_id)
-    if found is None or found.is_deleted:
-        mark_deleted(customer_id=customer_id)
-    return True
-
-
-def converge_card(*, payment_method_id: str) -> bool:
-    """Take over what Stripe says of a saved card: renewed, or taken off the customer. Returns whether it is one of ours.
-
-    Raises: NotConfigured, StripeUnavailable, StripeRefused.
-    """
-    saved = StripeCustomer.objects.filter(payment_method_id=payment_method_id)
-    customer = saved.first()
-    if customer is None:
-        return False
-    card = stripe_client.fetch_card(payment_method_id)
-    if card is None or card.customer_id != customer.customer_id:
-        saved.update(payment_method_id="", card_brand="", card_last_four="", card_expires="")
-    else:
-        saved.update(card_brand=card.brand[:30], card_last_four=card.last_four[:4], card_expires=card.expires[:7])
-    return True

@@ -137,17 +137,6 @@ class Customer:
     is_deleted: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Card:
-    """A saved payment method; `customer_id` is empty once it was detached."""
-
-    id: str
-    customer_id: str
-    brand: str
-    last_four: str
-    expires: str
-
-
 def is_configured() -> bool:
     """Whether Stripe can be asked at all."""
     return bool(settings.STRIPE_SECRET_KEY)
@@ -190,14 +179,14 @@ def call(ask: "Callable[[stripe.StripeClient], stripe.StripeObject]") -> dict[st
     import stripe  # loaded by now
 
     try:
-        return ask(ready).to_dict()
+        return ask(ready).to_dict(for_json=True)  # events go into the inbox as they are, and the library makes decimals of some strings
     except (stripe.APIConnectionError, stripe.APIError, stripe.RateLimitError) as error:
         raise StripeUnavailable(str(error)) from error
     except stripe.StripeError as error:
         if (error.http_status or 0) in (409, 429) or (error.http_status or 0) >= 500:
             raise StripeUnavailable(str(error)) from error
         details = getattr(error, "error", None)
-        body = cast("dict[str, Any]", details.to_dict()) if details is not None else {}
+        body = cast("dict[str, Any]", details.to_dict(for_json=True)) if details is not None else {}
         raise StripeRefused(
             message=str(error.user_message or error),
             code=str(error.code or body.get("type") or type(error).__name__),
@@ -304,25 +293,6 @@ def fetch_customer(customer_id: str) -> Customer | None:
         if refused.is_missing:
             return None
         raise
-
-
-def fetch_card(payment_method_id: str) -> Card | None:
-    """A payment method; None when Stripe does not know it. Raises: as `call`."""
-    try:
-        found = call(lambda ready: ready.v1.payment_methods.retrieve(payment_method_id))
-    except StripeRefused as refused:
-        if refused.is_missing:
-            return None
-        raise
-    card = found.get("card") or {}
-    expires = f"{card['exp_year']:04d}-{card['exp_month']:02d}" if card.get("exp_year") and card.get("exp_month") else ""
-    return Card(
-        id=found["id"],
-        customer_id=_id(found.get("customer")),
-        brand=str(card.get("brand") or found.get("type") or ""),
-        last_four=str(card.get("last4") or ""),
-        expires=expires,
-    )
 
 
 def list_events(*, since: datetime, undelivered_only: bool = False) -> Iterator[dict[str, Any]]:

@@ -44,6 +44,16 @@ document.addEventListener("click", (event) => {
   if (button.matches("[data-closes]")) { event.preventDefault(); button.closest("dialog")?.close(); }
 });
 
+// What is wider than its frame can be moved with the keys as well: a table with no link in it could not be reached otherwise.
+function reachable() {
+  for (const frame of document.querySelectorAll(".table-wrap, .statement, pre")) {
+    if (frame.scrollWidth > frame.clientWidth) frame.tabIndex = 0; else frame.removeAttribute("tabindex");
+  }
+}
+reachable();
+addEventListener("resize", reachable);
+document.addEventListener("htmx:afterSettle", reachable);
+
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Escape") return;
   for (const menu of document.querySelectorAll("details.menu[open]")) { menu.open = false; menu.querySelector("summary").focus(); }

@@ -23,6 +23,14 @@ def usd(nano: int | None) -> SafeString | str:
 
 
 @register.filter
+def usd_about(nano: int) -> str:
+    """An amount of nano-USD that is an estimate: to the cent from a dollar on, else to three significant digits."""
+    if abs(nano) >= money.NANO_PER_USD:
+        return money.usd_display(round(nano, -7))
+    return money.usd_display(round(nano, 3 - len(str(abs(nano)))))
+
+
+@register.filter
 def usd_plain(nano: int | None) -> str:
     """An amount of nano-USD with six significant digits, as mere text."""
     return "" if nano is None else money.usd_display(nano)

@@ -3,6 +3,7 @@
 import json
 import re
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -286,8 +287,11 @@ def test_every_search_box_and_filter_answers(boss: Client, world: dict[Any, Any]
         for term in ("nothing-has-this", str(uuid.uuid4()), "sk-gw-abcd…1234", world[Account].slug, "'; --"):
             assert boss.get(address(model, "changelist"), {"q": term}).status_code == 200
     page = boss.get(address(model, "changelist"))
-    for query in {link for link in re.findall(r'href="(\?[^"]+)"', page.content.decode()) if "_facets" not in link}:
-        assert boss.get(address(model, "changelist") + query.replace("&amp;", "&")).status_code == 200
+    seen: Counter[str] = Counter()  # a filter may have a choice for each of the suite's many providers: three of each say as much
+    for query in sorted({link for link in re.findall(r'href="(\?[^"]+)"', page.content.decode()) if "_facets" not in link}):
+        seen[name := query.partition("=")[0]] += 1
+        if seen[name] <= 3:
+            assert boss.get(address(model, "changelist") + query.replace("&amp;", "&")).status_code == 200
 
 
 @pytest.mark.parametrize("model", REGISTERED, ids=name_of)

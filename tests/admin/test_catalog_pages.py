@@ -49,7 +49,7 @@ def test_a_manifest_is_shown_first_and_applied_when_it_is_confirmed(boss: Client
     assert boss.post(there, {"text": text, "shown": shown_of(seen)}).status_code == 302
     assert Model.objects.get(slug=slug).prices.count() == 1
     dearer = boss.post(there, {"text": priced(slug, "1.5")})
-    assert "input $1 → $1.5" in dearer.content.decode()
+    assert "input $1.00 → $1.50" in dearer.content.decode()
     # Sent twice, it is applied once.
     for _ in range(2):
         boss.post(there, {"text": priced(slug, "1.5"), "shown": shown_of(dearer)})
@@ -64,7 +64,7 @@ def test_what_changed_since_it_was_shown_is_shown_again(boss: Client) -> None:
     boss.post(there, {"text": priced(slug, "3"), "shown": shown_of(boss.post(there, {"text": priced(slug, "3")}))})
     answer = boss.post(there, {"text": priced(slug, "0.5"), "shown": cheaper})
     assert answer.status_code == 200
-    assert "$3 → $0.5" in answer.content.decode()
+    assert "$3.00 → $0.50" in answer.content.decode()
     assert Model.objects.get(slug=slug).prices.count() == 2
 
 
@@ -95,6 +95,33 @@ def test_who_may_not_write_the_catalog_applies_no_manifest() -> None:
     clerk = browser_of(new_staff("catalog.view_model", "catalog.change_model"))
     assert clerk.get(reverse("admin:manifest")).status_code == 403
     assert clerk.post(reverse("admin:manifest"), {"text": "models: []"}).status_code == 403
+
+
+# -- Markups ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_markups_are_shown_first_and_set_once_when_confirmed(boss: Client, provider: FakeProvider) -> None:
+    slugs = sorted(make_model(provider.base_url, "m") for _ in range(2))
+    unpriced = Model.objects.create(slug=f"fake/{uuid.uuid4().hex[:16]}")
+    there, form = reverse("admin:markups"), {"models": "\n".join([*slugs, unpriced.slug]), "markup": "12.5"}
+    seen = boss.post(there, form)
+    assert [(one.model, one.before_ppm, one.after_ppm) for one in seen.context["found"]] == [(slug, 0, 125_000) for slug in slugs]
+    confirmed = {**form, "shown": shown_of(seen)}
+    assert boss.post(there, confirmed).status_code == 302
+    assert "Nothing to change" in boss.post(there, confirmed).content.decode()
+    for slug in slugs:
+        new, old = Model.objects.get(slug=slug).prices.order_by("-effective_from")
+        assert (new.markup_ppm, new.input, new.output, old.markup_ppm) == (125_000, old.input, old.output, 0)
+
+
+def test_markups_are_set_for_the_models_of_a_provider(boss: Client, provider: FakeProvider) -> None:
+    here, elsewhere = make_model(provider.base_url, "m"), make_model(provider.base_url, "m")
+    form = {"provider": Route.objects.get(model__slug=here).provider_id, "markup": "5"}
+    found = boss.post(reverse("admin:markups"), form).context["found"]
+    assert [one.model for one in found] == [here]
+    assert elsewhere not in str(found)
+    assert boss.post(reverse("admin:markups"), {"markup": "-1"}).context["form"].errors
+    assert browser_of(new_staff("catalog.view_model")).post(reverse("admin:markups"), form).status_code == 403
 
 
 # -- Trials ----------------------------------------------------------------------------------------------------------------------------
@@ -149,7 +176,7 @@ def test_an_open_breaker_is_seen_and_closed_from_the_admin(boss: Client, gateway
     gateway.sees_catalog()
     route = Route.objects.get(model__slug=slug)
     headers = make_customer().headers
-    for _ in range(3):
+    for _ in range(6):  # each failure after the third doubles the rest
         httpx.post(
             f"{gateway.base_url}/chat/completions", headers=headers, json={"model": slug, "messages": [{"role": "user", "content": "x"}]}
         )
@@ -159,6 +186,6 @@ def test_an_open_breaker_is_seen_and_closed_from_the_admin(boss: Client, gateway
 
     gateway.wait_until(resting)
     assert "Breakers that are open" in boss.get(reverse("admin:catalog_provider_change", args=[route.provider_id])).content.decode()
-    assert "1 routes open in 1 processes" in boss.get(reverse("admin:index")).content.decode()
+    assert "1 route open in 1 process" in boss.get(reverse("admin:index")).content.decode()
     assert boss.post(reverse("admin:catalog_provider_close_breakers", args=[route.provider_id])).status_code == 302
     gateway.wait_until(lambda: not resting())

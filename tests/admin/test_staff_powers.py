@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Group
+from django.contrib.sessions.backends.db import SessionStore
 from django.core.management import call_command
 from django.test import Client
 from django.urls import reverse
@@ -114,12 +115,13 @@ def test_who_may_not_look_does_not_and_nobody_looks_as_staff(house: House) -> No
 
 def test_another_person_in_the_same_session_does_not_look(house: House) -> None:
     staff = new_staff(*LOOKS)
-    session: Any = {}
-    now = timezone.now()
+    session, now = SessionStore(), timezone.now()
     impersonation.begin(session=session, staff=staff, membership=house.members["viewer"], reason="r", now=now)
-    assert impersonation.current(session=dict(session), staff=staff, now=now + timedelta(minutes=29)) is not None
-    assert impersonation.current(session=dict(session), staff=new_staff(*LOOKS), now=now) is None
-    assert impersonation.current(session=dict(session), staff=staff, now=now + impersonation.LASTS) is None
+    last = now + impersonation.LASTS
+    for person, moment, looks in ((staff, last - timedelta(seconds=1), True), (new_staff(*LOOKS), now, False), (staff, last, False)):
+        copied = SessionStore()
+        copied.update(dict(session.items()))
+        assert (impersonation.current(session=copied, staff=person, now=moment) is not None) is looks
 
 
 # -- Groups ----------------------------------------------------------------------------------------------------------------------------
@@ -156,7 +158,7 @@ def test_support_reads_and_grants_below_the_limit_and_finance_decides_above(sett
 # -- Plans -----------------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_plan_says_how_many_accounts_a_change_changes_before_it_does(_database: None) -> None:
+def test_a_plan_says_how_many_accounts_a_change_changes_before_it_does() -> None:
     boss = browser_of(new_staff(superuser=True))
     plan = Plan.objects.create(slug=f"plan-{uuid.uuid4().hex[:12]}", rpm=10)
     there = reverse("admin:billing_plan_change", args=[plan.pk])
@@ -181,7 +183,7 @@ def test_a_plan_says_how_many_accounts_a_change_changes_before_it_does(_database
 # -- Keys ------------------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_key_gets_no_expiry_in_the_past_and_one_that_passed_stays(_database: None) -> None:
+def test_a_key_gets_no_expiry_in_the_past_and_one_that_passed_stays() -> None:
     boss, customer = browser_of(new_staff(superuser=True)), make_customer(usd="0")
     there = reverse("admin:keys_apikey_change", args=[customer.key.pk])
     form = fields_of(boss.get(there).content.decode())
@@ -194,7 +196,7 @@ def test_a_key_gets_no_expiry_in_the_past_and_one_that_passed_stays(_database: N
     assert (key.rpm, key.expires_at is not None) == (7, True)
 
 
-def test_a_key_that_was_revoked_while_its_form_was_open_stays_as_it_is(_database: None) -> None:
+def test_a_key_that_was_revoked_while_its_form_was_open_stays_as_it_is() -> None:
     boss, customer = browser_of(new_staff(superuser=True)), make_customer(usd="0")
     there = reverse("admin:keys_apikey_change", args=[customer.key.pk])
     form = fields_of(boss.get(there).content.decode())

@@ -48,12 +48,18 @@ def day(number: int) -> datetime:
     return MONTH + timedelta(days=number - 1)
 
 
+def month_of(moment: datetime) -> tuple[datetime, datetime]:
+    """The calendar month that `moment` lies in (UTC)."""
+    start = moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return start, (start + timedelta(days=32)).replace(day=1)
+
+
 def window(kind: str, moment: datetime) -> tuple[datetime, datetime]:
     """The budget window of `kind` that `moment` lies in (UTC)."""
     if kind == "total":
         return datetime(2000, 1, 1, tzinfo=UTC), FOREVER
     if kind == "month":
-        return MONTH, NEXT_MONTH
+        return month_of(moment)
     start = moment.replace(hour=0, minute=0, second=0, microsecond=0)
     return start, start + timedelta(days=1)
 
@@ -119,11 +125,11 @@ class Desk:
         owner = HoldOwner.objects.create(boot_id=uuid.uuid4(), host="test", pid=1, lease_until=NOW + timedelta(days=1))
         return owner.boot_id
 
-    def make_plan(self, *, input_tokens: int | None, output_tokens: int | None) -> Plan:
+    def make_plan(self, *, input_tokens: int | None, output_tokens: int | None, starts_at: datetime = MONTH) -> Plan:
         plan = Plan.objects.create(
             slug=f"p-{uuid.uuid4().hex[:20]}", monthly_input_tokens=input_tokens, monthly_output_tokens=output_tokens
         )
-        PlanAssignment.objects.create(account=self.account, plan=plan, starts_at=MONTH)
+        PlanAssignment.objects.create(account=self.account, plan=plan, starts_at=starts_at)
         return plan
 
     def credit(self, amount: int, **details: Any) -> Transfer:
@@ -159,6 +165,7 @@ class Desk:
         started = started or MONTH + timedelta(seconds=next(numbers))
         kind = key.budget_window if key.budget_nano is not None else None
         start, end = window(kind, started) if kind else (None, None)
+        quota_start, quota_end = month_of(started)
         return {
             "id": uuid7(int(started.timestamp() * 1000)),
             "account": self.account.pk,
@@ -169,8 +176,8 @@ class Desk:
             "budget_kind": kind,
             "budget_start": start,
             "budget_end": end,
-            "quota_start": MONTH,
-            "quota_end": NEXT_MONTH,
+            "quota_start": quota_start,
+            "quota_end": quota_end,
             "tokens_in": 0,
             "tokens_out": 0,
             "started": started,

@@ -1,6 +1,6 @@
 """The ledger machine: any history of deeds against a small model in plain Python, with the audit after every step."""
 
-from dataclasses import dataclass
+import os
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,160 +11,13 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from billing import ledger
 from billing.models import CreditGrant, HoldOwner, Wallet
-from tests.billing.desk import MONTH, NOW, Desk, day, window
+from tests.billing.desk import MONTH, NEXT_MONTH, NOW, Desk, day
+from tests.billing.wallet_model import Given, Model
 
 AMOUNTS = st.integers(0, 60)
 TOKENS = st.integers(0, 30)
-
-
-@dataclass
-class Held:
-    amount: int
-    key: int
-    started: datetime
-    owner: int
-    budget: tuple[datetime, datetime] | None
-    quota: tuple[int, int] | None
-    accrued: int = 0
-    tokens: tuple[int, int] = (0, 0)
-
-
-@dataclass
-class Used:
-    cost: int
-    list_cost: int
-    hold_amount: int
-    key: int
-    started: datetime
-    tokens: tuple[int, int]
-    swept: bool = False
-
-
-@dataclass
-class Given:
-    grant: int
-    remaining: int
-    priority: int
-    expires: datetime | None
-
-
-class Model:
-    """What should be so: the wallet as plain sums over dictionaries, every rule of MONEY in a line or two."""
-
-    def __init__(self) -> None:
-        self.balance = 0
-        self.lost = 0
-        self.status = "active"
-        self.held: dict[Any, Held] = {}
-        self.used: dict[Any, Used] = {}
-        self.grants: list[Given] = []
-        self.stopped: set[int] = set()
-        self.budgets: dict[int, tuple[int, str] | None] = {0: None, 1: None}
-        self.quota: tuple[int | None, int | None] = (None, None)
-
-    @property
-    def free(self) -> int:
-        return self.balance - sum(hold.amount for hold in self.held.values())
-
-    def left_of_budget(self, key: int, limit: int, period: tuple[datetime, datetime]) -> int:
-        spent = sum(used.cost for used in self.used.values() if used.key == key and period[0] <= used.started < period[1])
-        return limit - spent - sum(hold.amount for hold in self.held.values() if hold.key == key and hold.budget == period)
-
-    def quota_is_spent(self, wanted: tuple[int, int]) -> bool:
-        for side in (0, 1):
-            limit = self.quota[side]
-            taken = sum(used.tokens[side] for used in self.used.values()) + sum(
-                hold.quota[side] for hold in self.held.values() if hold.quota
-            )
-            if limit is not None and taken + wanted[side] > limit:
-                return True
-        return False
-
-    def burn(self, amount: int) -> None:
-        for given in sorted(self.grants, key=lambda each: (each.priority, each.expires is None, each.expires or NOW, each.grant)):
-            part = min(amount, given.remaining)
-            given.remaining -= part
-            amount -= part
-        assert amount == 0
-
-    def place(
-        self, pk: Any, key: int, *, amount: int, least: int, tokens: tuple[int, int], started: datetime, owner: int
-    ) -> tuple[str, int]:
-        if pk in self.held:
-            return "placed", self.held[pk].amount
-        if key in self.stopped:
-            return "key_inactive", 0
-        if self.status != "active":
-            return "wallet_inactive", 0
-        granted = amount
-        if amount > max(self.free, 0):
-            if self.free < max(least, 1):
-                return "insufficient_balance", 0
-            granted = self.free
-        period = None
-        if (budget := self.budgets[key]) is not None:
-            period = window(budget[1], started)
-            left = self.left_of_budget(key, budget[0], period)
-            if left <= 0 or left < min(least, granted):
-                return "budget_spent", 0
-            granted = min(granted, left)
-        has_quota = self.quota != (None, None)
-        if has_quota and self.quota_is_spent(tokens):
-            return "quota_spent", 0
-        self.held[pk] = Held(granted, key, started, owner, period, tokens if has_quota else None)
-        assert amount == 0 or self.free >= 0, "an admitted request must fit"
-        return "placed", granted
-
-    def grow(self, pk: Any, amount: int, accrued: int, tokens: tuple[int, int]) -> int:
-        hold = self.held.get(pk)
-        if hold is None:
-            return -1
-        extra = max(0, min(amount - hold.amount, self.free))
-        if self.status != "active" or hold.key in self.stopped:
-            extra = 0
-        budget = self.budgets[hold.key]
-        if extra and hold.budget and budget:
-            extra = max(0, min(extra, self.left_of_budget(hold.key, budget[0], hold.budget)))
-        hold.amount += extra
-        hold.accrued = max(hold.accrued, accrued)
-        hold.tokens = (max(hold.tokens[0], tokens[0]), max(hold.tokens[1], tokens[1]))
-        return hold.amount
-
-    def settle(self, pk: Any, key: int, started: datetime, cost: int, tokens: tuple[int, int]) -> tuple[str, int, int]:
-        hold = self.held.pop(pk, None)
-        known = self.used.get(pk)
-        if known is not None and not known.swept:
-            return "duplicate", 0, 0
-        if known is not None:
-            already = max(0, min(known.list_cost, known.hold_amount) - known.cost)
-            extra = max(0, min(cost - known.cost - already, self.free))
-            lost = max(0, cost - known.cost - already - extra)
-            self.charge(extra)
-            self.lost += lost
-            self.used[pk] = Used(known.cost + extra, cost, known.hold_amount, known.key, known.started, tokens)
-            return "overrun", extra, lost
-        return "settled", *self.book(pk, Used(0, cost, hold.amount if hold else 0, key, started, tokens), cost)
-
-    def book(self, pk: Any, used: Used, cost: int) -> tuple[int, int]:
-        used.cost = max(0, min(cost, self.free))
-        self.charge(used.cost)
-        self.lost += cost - used.cost
-        self.used[pk] = used
-        return used.cost, cost - used.cost
-
-    def charge(self, amount: int) -> None:
-        assert amount <= max(self.balance, 0)
-        self.burn(amount)
-        self.balance -= amount
-
-    def sweep(self, owner: int) -> None:
-        for pk, hold in sorted(self.held.items(), key=lambda item: item[1].started):
-            if hold.owner == owner:
-                del self.held[pk]
-                tokens = hold.tokens if hold.accrued else (0, 0)
-                self.book(
-                    pk, Used(0, hold.accrued, hold.amount, hold.key, hold.started, tokens, swept=True), min(hold.accrued, hold.amount)
-                )
+LIMITS = st.none() | st.integers(0, 60)
+DAYS = st.sampled_from([1, 2, (NEXT_MONTH - MONTH).days, (NEXT_MONTH - MONTH).days + 1])  # to the month's end and beyond
 
 
 class Money(RuleBasedStateMachine):
@@ -176,7 +29,7 @@ class Money(RuleBasedStateMachine):
         self.desk = Desk()
         self.keys = [self.desk.key, self.desk.make_key()]
         self.owners = [self.desk.owner, self.desk.make_owner()]
-        self.plan = self.desk.make_plan(input_tokens=None, output_tokens=None)
+        self.plans = [self.desk.make_plan(input_tokens=None, output_tokens=None)]
         self.seconds = 0
         self.credit_(100, "paid", None)
 
@@ -186,7 +39,7 @@ class Money(RuleBasedStateMachine):
 
     # -- requests
 
-    @rule(target=requests, key=st.integers(0, 1), owner=st.integers(0, 1), on=st.integers(1, 2))
+    @rule(target=requests, key=st.integers(0, 1), owner=st.integers(0, 1), on=DAYS)
     def begin(self, key: int, owner: int, on: int) -> tuple[Any, int, int, datetime]:
         self.seconds += 1
         started = day(on) + timedelta(seconds=self.seconds)
@@ -302,11 +155,20 @@ class Money(RuleBasedStateMachine):
         row.save(update_fields=["budget_nano", "budget_window"])
         self.model.budgets[key] = budget
 
-    @rule(tokens_in=st.none() | st.integers(0, 60), tokens_out=st.none() | st.integers(0, 60))
+    @rule(tokens_in=LIMITS, tokens_out=LIMITS)
     def set_quota(self, tokens_in: int | None, tokens_out: int | None) -> None:
-        self.plan.monthly_input_tokens, self.plan.monthly_output_tokens = tokens_in, tokens_out
-        self.plan.save()
-        self.model.quota = (tokens_in, tokens_out)
+        plan = self.plans[-1]
+        plan.monthly_input_tokens, plan.monthly_output_tokens = tokens_in, tokens_out
+        plan.save()
+        self.model.plans[-1] = (self.model.plans[-1][0], (tokens_in, tokens_out))
+
+    @rule(tokens_in=LIMITS, tokens_out=LIMITS, on=DAYS)
+    def change_plan(self, tokens_in: int | None, tokens_out: int | None, on: int) -> None:
+        self.seconds += 1
+        starts_at = day(on) + timedelta(seconds=self.seconds)
+        plan = self.desk.make_plan(input_tokens=tokens_in, output_tokens=tokens_out, starts_at=starts_at)
+        self.plans.append(plan)
+        self.model.plans.append((starts_at, (tokens_in, tokens_out)))
 
     @rule(key=st.integers(0, 1))
     def revoke_key(self, key: int) -> None:
@@ -342,9 +204,13 @@ class Money(RuleBasedStateMachine):
 
 
 def test_any_history_of_money_adds_up() -> None:
+    """Longer with `make machine`."""
     run_state_machine_as_test(
         Money,
         settings=settings(
-            max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+            max_examples=int(os.environ.get("MACHINE_EXAMPLES", "10")),
+            stateful_step_count=int(os.environ.get("MACHINE_STEPS", "30")),
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         ),
     )

@@ -143,8 +143,8 @@ def test_what_is_answered_is_what_the_document_says(
 ) -> None:
     customer = new_customer(usd=1)
     asked = {**body, "model": demo[body.get("model", "text")]}
-    sent = {"json": asked} if method == "post" else {}
-    answer = httpx.request(method, gateway.origin + path.replace("{model}", demo["text"]), headers=customer.headers, timeout=30, **sent)
+    sent = asked if method == "post" else None
+    answer = httpx.request(method, gateway.origin + path.replace("{model}", demo["text"]), headers=customer.headers, timeout=30, json=sent)
     assert answer.status_code == 200, answer.text
     checked(schema_of(method, path, "200"), answer.json())
     if method == "post":

@@ -114,3 +114,27 @@ def test_a_zone_nobody_knows_is_utc() -> None:
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="no such window"):
         window_at("year", at("2026-05-05"))
+
+
+def test_a_month_has_one_beginning_however_many_days_it_has() -> None:
+    """Not thirty days: elsewhere a month of 31 began a second time on its last day (bifrost#2325), or drifted (LiteLLM#9098)."""
+    for month, days in ((1, 31), (2, 28), (4, 30)):
+        starts = {window_at("month", datetime(2026, month, 1, tzinfo=UTC) + timedelta(hours=hour)).starts_at for hour in range(days * 24)}
+        assert starts == {datetime(2026, month, 1, tzinfo=UTC)}
+
+
+@pytest.mark.parametrize(("anchor", "starts", "ends"), [(1, "2026-05-01", "2026-06-01"), (14, "2026-05-14", "2026-06-14")])
+def test_a_month_begins_on_its_anchor_and_not_a_month_after_the_last_reset(anchor: int, starts: str, ends: str) -> None:
+    """Whenever it is first asked for (LiteLLM#4196 began it anew at the moment of the reset)."""
+    for moment in ("2026-05-14 00:00", "2026-05-20 17:23", "2026-05-31 23:59"):
+        window = window_at("month", at(moment), anchor_day=anchor)
+        assert (window.starts_at, window.ends_at) == (at(starts), at(ends))
+
+
+def test_a_month_is_the_accounts_own_through_a_change_of_the_clocks() -> None:
+    """A zone that is set and not used is a promise broken (langwatch#6255)."""
+    window = window_at("month", at("2026-03-31 22:30"), timezone="Europe/Berlin")
+    assert (window.starts_at, window.ends_at) == (at("2026-03-31 22:00"), at("2026-04-30 22:00"))
+    march = window_at("month", at("2026-03-31 21:59"), timezone="Europe/Berlin")
+    assert (march.starts_at, march.ends_at) == (at("2026-02-28 23:00"), at("2026-03-31 22:00"))
+    assert march.ends_at - march.starts_at == timedelta(days=31, hours=-1)

@@ -116,6 +116,7 @@ def _request(case: Case, slug: str) -> bytes:
 def _is_usable(request: Any, case: Case) -> bool:
     return (
         isinstance(request, dict)
+        and "provider" not in request  # the gateway's own field, which names its own providers
         and isinstance(request.get("model"), str)
         and bool(request.get("messages"))
         and bool(request.get("stream")) == case.stream

@@ -2,7 +2,7 @@
 
 import html
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -71,7 +71,7 @@ def purse() -> Purse:
 
 
 @pytest.fixture
-def paying(purse: Purse, fake: FakeStripe) -> Iterator[Callable[..., TopUp]]:  # noqa: F811
+def paying(purse: Purse, fake: FakeStripe) -> Callable[..., TopUp]:  # noqa: F811
     """Start a payment on the page and, with a card number, pay it at Stripe; no webhook is delivered."""
 
     def pay(usd: int = 25, number: str = "4242424242424242", **more: Any) -> TopUp:
@@ -83,4 +83,4 @@ def paying(purse: Purse, fake: FakeStripe) -> Iterator[Callable[..., TopUp]]:  #
             fake.pay(str(top_up.session_id), number)
         return top_up
 
-    yield pay
+    return pay

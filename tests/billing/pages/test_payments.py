@@ -75,7 +75,7 @@ def test_the_page_looks_again_a_few_times_and_then_says_that_nothing_is_lost(pur
     part = client.get(f"{address}?looks=3", headers={"HX-Request": "true"}).content
     assert part.lstrip().startswith(b"<section")
     assert b"?looks=4" in part
-    last = client.get(f"{address}?looks=6").content
+    last = client.get(f"{address}?looks=8").content
     assert b"hx-get" not in last
     assert "do not pay twice" in text_of(last)
     back = client.get(f"{address}?cancelled").content
@@ -121,8 +121,7 @@ def test_what_was_refunded_shows_on_the_payment_and_in_the_history(purse: Purse,
     reversals.refund(top_up=payment, amount_minor=1000, reason="too much", user=purse.user("owner"), key="r1", now=timezone.now())
     assert "Taken back since$10.00" in purse.text(f"/billing/top-ups/{payment.pk}").replace(" $", "$")
     assert "-$10.00" in purse.text("/billing/top-ups")
-    assert "10.00 of" not in purse.text("/billing/ledger")
-    assert "1000 of 2500 US cents reversed" in purse.text("/billing/ledger")
+    assert "the credit that it had bought is taken out Payment -$10.00 $15.00" in purse.text("/billing/ledger")
 
 
 def test_another_accounts_payment_is_not_there(purse: Purse, paying: Pay) -> None:
@@ -151,7 +150,7 @@ def test_the_pages_cost_as_many_queries_with_much_as_with_little(purse: Purse, p
     def count() -> list[int]:
         counts = []
         for page in ("", "/plan", "/auto-top-up", "/top-ups", "/credits", "/ledger", "/alerts"):
-            with CaptureQueriesContext(connection, ) as queries:
+            with CaptureQueriesContext(connection) as queries:
                 assert client.get(f"{purse.base}/billing{page}").status_code == 200
             counts.append(len(queries))
         return counts

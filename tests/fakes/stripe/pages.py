@@ -242,5 +242,5 @@ def _row(words: str, id_: str, deeds: list[tuple[str, str]]) -> str:
 
 def _frame(title: str, body: str) -> str:
     return f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
-<title>{title} (simulated)</title><style>{_STYLE}</style></head><body><main><p class="simulated">SIMULATED: no money moves.</p>
+<link rel="icon" href="data:,"><title>{title} (simulated)</title><style>{_STYLE}</style></head><body><main><p class="simulated">SIMULATED: no money moves.</p>
 <h1>{title}</h1>{body}</main></body></html>"""

@@ -17,8 +17,8 @@ def create(store: Store, params: Json) -> Json:
         raise Refused(400, "Amount must be at least $0.50 usd", code="amount_too_small", param="amount")
     if params["amount"] > 99_999_999:
         raise Refused(400, "Amount must be no more than $999,999.99", code="amount_too_large", param="amount")
-    if params.get("customer"):
-        store.get("customer", params["customer"], "customer")
+    if params.get("customer") and store.get("customer", params["customer"], "customer").get("deleted"):
+        raise Refused(400, f"No such customer: '{params['customer']}'", code="resource_missing", param="customer")
     for name in ("off_session", "error_on_requires_action"):
         if params.get(name) and not params.get("confirm"):
             raise Refused(400, f"You can only set `{name}` when `confirm` is true.", param=name)

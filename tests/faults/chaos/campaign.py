@@ -5,10 +5,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from tests.faults.chaos import bugs, failpoints
-from tests.faults.chaos.load import UPSTREAM_MODELS, Load
+from tests.faults.chaos import failpoints
+from tests.faults.chaos.load import Load
 from tests.faults.chaos.servers import VICTIMS, Servers
 from tests.faults.chaos.till import Till
 from tests.faults.chaos.verdict import Verdict, judge
@@ -18,63 +17,45 @@ DRAWN = (
     *("web worker",) * 5,
     *("celery", "web", "postgres", "valkey") * 2,
     "postgres, then web",
-    *failpoints.POINTS,
+    *("failpoint",) * 14,
 )
+ARMED_AT_ONCE = 6
 FAILPOINT_SECONDS = 2.0
 CALM_SECONDS = 90.0
 
 
 class Campaign:
-    """A run in a folder of its own; a seed fixes the order of victims, moments and deeds."""
+    """A run with servers that have begun anew; a seed fixes the order of victims, moments and deeds."""
 
-    def __init__(self, folder: Path, *, seed: int, bug: str = "", audit_every: int = 20, say: Callable[[str], None] = lambda _line: None) -> None:
+    def __init__(self, servers: Servers, *, seed: int, audit_every: int = 20, say: Callable[[str], None] = lambda _line: None) -> None:
+        self.servers = servers
         self.dice = random.Random(seed)
-        self.seed = seed
-        self.bug = bug
         self.audit_every = audit_every
         self.say = say
         self.kills: Counter[str] = Counter()
         self.audits = 0
         self.problems: list[str] = []
-        self.servers = Servers(folder, seed=seed, bug=bug if bug in bugs.IN_PYTHON else "")
+        shop, port = servers.shop, servers.port
+        self.load = Load(port, shop["secrets"], shop["models"], seed)
+        self.till = Till(
+            port, servers.stripe_url, servers.stripe_key, shop["payers"], shop["automatic"], shop["codes"], shop["plans"], shop["subscribers"], seed
+        )  # fmt: skip
 
-    def run(self, victims: Sequence[str]) -> Verdict:
-        """Everything, in order: a round for each of `victims`."""
+    def run(self, victims: Sequence[str], *, seconds: float = float("inf")) -> Verdict:
+        """A round for each of `victims`, as far as `seconds` allow, then quiet, then the verdict; what an audit under way finds ends it at once."""
         try:
-            self.servers.start()
-            self._prepare()
-            self.servers.load_product()
             self.servers.start_web()
             self.servers.start_celery()
-            self._rounds(victims)
+            self.till.put_on_sale()
+            self._rounds(victims, seconds)
+            if self.problems:
+                return Verdict(self.problems, {"kills": dict(self.kills)})
             self._calm_down()
             return self._judge()
         finally:
-            self.servers.stop()
+            self.servers.stop_product()
 
-    def _prepare(self) -> None:
-        """Migrate, break what is to be broken, and open accounts: some rich, some soon spent, some with a budget, some that pay."""
-        self.servers.manage("migrate", "--verbosity", "0")
-        if self.bug in bugs.IN_SQL:
-            with self.servers.sql() as database:
-                bugs.plant_in_sql(self.bug, database)
-        program = _SEED.format(base_url=self.servers.provider.base_url, upstream_models=UPSTREAM_MODELS)
-        secrets, models, payers, automatic, codes, plans = (
-            line.split() for line in self.servers.manage("shell", "-v", "0", "-c", program).splitlines()[-6:]
-        )
-        self.load = Load(self.servers.port, secrets, models, self.seed)
-        self.till = Till(
-            self.servers.port,
-            self.servers.stripe_url,
-            self.servers.stripe_key,
-            [int(pk) for pk in payers],
-            [int(pk) for pk in automatic],
-            codes,
-            plans,
-            self.seed,
-        )
-
-    def _rounds(self, victims: Sequence[str]) -> None:
+    def _rounds(self, victims: Sequence[str], seconds: float) -> None:
         """People in threads of their own; kills from this one, because a server dies with the thread that started it."""
         stop = threading.Event()
         threads = [threading.Thread(target=each.run, args=(stop,)) for each in (self.load, self.till)]
@@ -89,7 +70,7 @@ class Campaign:
                 if number % self.audit_every == 0:
                     self._audit(number)
                     self.say(f"{number} rounds, {time.monotonic() - began:.0f} s, {len(self.problems)} problems")
-                if self.problems:
+                if self.problems or time.monotonic() - began > seconds:
                     break
             time.sleep(0.3)
         finally:
@@ -102,15 +83,20 @@ class Campaign:
             self.servers.kill(victim)
             self.kills[victim] += 1
             return
-        failpoints.arm(self.servers.failpoints, victim)
+        folder = self.servers.failpoints
+        points = list(failpoints.POINTS)
+        self.dice.shuffle(points)
+        armed = sorted(points, key=lambda point: self.kills[f"at {point}"])[:ARMED_AT_ONCE]  # those that were met least
+        for point in armed:
+            failpoints.arm(folder, point)
         deadline = time.monotonic() + FAILPOINT_SECONDS
-        while (self.servers.failpoints / victim).exists() and time.monotonic() < deadline:
+        while all((folder / point).exists() for point in armed) and time.monotonic() < deadline:
             time.sleep(0.01)
-        if failpoints.disarm(self.servers.failpoints, victim):
-            self.servers.kill("web worker")  # nobody came there in time
+        died = [point for point in armed if not failpoints.disarm(folder, point)]
+        self.kills.update(f"at {point}" for point in died)
+        if not died:  # nobody came there in time
+            self.servers.kill("web worker")
             self.kills["web worker"] += 1
-        else:
-            self.kills[f"at {victim}"] += 1
 
     def _audit(self, number: int) -> None:
         """Check the invariants beside the traffic: they hold at every moment, not only in the end."""
@@ -124,7 +110,7 @@ class Campaign:
         servers.calm_the_bank()
 
         def is_quiet() -> bool:
-            for deed in ("fetch_events", "drain", "refill", "ask_about", "expire"):
+            for deed in ("fetch_events", "drain", "refill", "ask_about", "attend", "expire"):
                 servers.do(deed)
             left = servers.do("unfinished")
             states.append(left)
@@ -143,31 +129,7 @@ class Campaign:
     def _judge(self) -> Verdict:
         self._audit(sum(self.kills.values()))
         with self.servers.sql() as database:
-            verdict = judge(database, self.load, self.till)
+            verdict = judge(database, self.load, self.till, postgres_deaths=self.servers.postgres_deaths)
         verdict.problems = [*self.problems, *verdict.problems]
         verdict.figures = {"kills": dict(self.kills), "audits under way": self.audits, **verdict.figures}
         return verdict
-
-
-_SEED = """
-from datetime import timedelta
-from django.utils import timezone
-from accounts.models import User
-from billing.gifts import codes
-from billing.models import Plan
-from tests import conftest
-User.objects.create_user("staff@chaos.test", is_staff=True, is_superuser=True)
-spenders = [conftest.make_customer(usd=usd, **fields) for usd, fields in (
-    ("50", {{}}), ("50", {{"budget_nano": 20_000_000}}), ("0.02", {{}}), ("0.002", {{}}), ("50", {{"budget_nano": 10**12, "budget_window": "day"}}))]
-payers = [conftest.make_customer(usd="1") for _ in range(4)]
-automatic = [conftest.make_customer(usd="1") for _ in range(2)]
-models = [conftest.make_model({base_url!r}, name) for name in {upstream_models!r}]
-made = codes.create_codes(count=300, amount_nano=700_000_000, most_uses=3, user=None, now=timezone.now())
-plans = [Plan.objects.create(slug=slug, monthly_output_tokens=tokens) for slug, tokens in (("chaos-a", None), ("chaos-b", 10**9))]
-print(*(one.secret for one in (*spenders, *payers, *automatic)))
-print(*models)
-print(*(one.account.pk for one in payers))
-print(*(one.account.pk for one in automatic))
-print(*(one.code for one in made))
-print(*(plan.slug for plan in plans))
-"""

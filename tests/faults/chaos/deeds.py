@@ -15,22 +15,29 @@ from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
 
 from accounts.models import Account, User
-from billing import assignments, ledger, reconciliation
+from billing import assignments, ledger, reconciliation, tasks
 from billing.gifts import adjustments, codes
 from billing.models import Hold, Plan, StripeEvent, TopUp
-from billing.payments import auto_top_up, backfill, cards, inbox, reversals, stripe_client, top_ups
+from billing.payments import auto_top_up, backfill, cards, inbox, plan_changes, reversals, stripe_client, subscriptions, top_ups
 from catalog.money import NANO_PER_USD
 
 LATER = timedelta(hours=2)  # beyond what the nightly round leaves alone because it may be on its way
 Fields = dict[str, Any]
 REFUSALS = (
     adjustments.AdjustmentConflict,
+    assignments.SubscriptionRunning,
     auto_top_up.NoCard,
     codes.CodeAlreadyRedeemed,
     codes.CodeUsedUp,
     ledger.InsufficientBalance,
     reversals.NotRefundable,
     stripe_client.StripeRefused,
+    subscriptions.CancelsAtEnd,
+    subscriptions.ChangeScheduled,
+    subscriptions.NoSubscription,
+    subscriptions.NothingToChange,
+    subscriptions.PaymentMissing,
+    subscriptions.PaymentRefused,
     top_ups.TopUpTaken,
 )
 
@@ -147,9 +154,50 @@ def change_plan(fields: Fields, now: datetime) -> Fields:
     return {}
 
 
+def sell(fields: Fields, _now: datetime) -> Fields:
+    """Put a plan on sale at a price of Stripe's."""
+    return {"sold": Plan.objects.filter(slug=fields["plan"]).update(stripe_price_id=fields["price"])}
+
+
+def subscribe(fields: Fields, now: datetime) -> Fields:
+    """Ask for a page where a plan is bought."""
+    here, plan = "http://127.0.0.1/", Plan.objects.get(slug=fields["plan"])
+    url = subscriptions.subscribe(account=_account(fields), plan=plan, user=_staff(), success_url=here, cancel_url=here, now=now)
+    return {"url": url}
+
+
+def change_subscription(fields: Fields, now: datetime) -> Fields:
+    """Go up or down between the plans that are sold."""
+    subscriptions.change_plan(account=_account(fields), plan=Plan.objects.get(slug=fields["plan"]), user=_staff(), now=now)
+    return {}
+
+
+def cancel(fields: Fields, now: datetime) -> Fields:
+    """Let the plan end with its period."""
+    subscriptions.cancel(account=_account(fields), user=_staff(), now=now)
+    return {}
+
+
+def resume(fields: Fields, now: datetime) -> Fields:
+    """Let it go on."""
+    subscriptions.resume(account=_account(fields), user=_staff(), now=now)
+    return {}
+
+
+def attend(_fields: Fields, now: datetime) -> Fields:
+    """Look after subscriptions that no event has told of."""
+    return {"attended": plan_changes.attend(now=now + LATER, limit=100)}
+
+
 def expire(_fields: Fields, now: datetime) -> Fields:
     """Take back what is left of expired grants."""
     return {"expired": len(ledger.expire_grants(now=now, limit=1000))}
+
+
+def sweep(_fields: Fields, _now: datetime) -> Fields:
+    """End the holds of dead processes."""
+    tasks.sweep_holds()
+    return {}
 
 
 def refill(_fields: Fields, now: datetime) -> Fields:
@@ -179,7 +227,7 @@ def compare(_fields: Fields, now: datetime) -> Fields:
 
 
 def audit(_fields: Fields, now: datetime) -> Fields:
-    """Check every invariant, beside the live traffic. Sweeping is what a killed process leaves to others: it is done first."""
+    """Check every invariant, beside the live traffic."""
     return {"drifts": [str(drift) for drift in reconciliation.audit(now=now)][:20]}
 
 
@@ -193,7 +241,7 @@ def unfinished(_fields: Fields, _now: datetime) -> Fields:
 DEEDS: dict[str, Callable[[Fields, datetime], Fields]] = {
     deed.__name__: deed
     for deed in (
-        top_up, come_back, save_card, agree, refund, redeem, adjust, grant, change_plan, expire, refill, fetch_events, drain, ask_about,
+        top_up, come_back, save_card, agree, refund, redeem, adjust, grant, change_plan, sell, subscribe, change_subscription, cancel, resume, attend, expire, sweep, refill, fetch_events, drain, ask_about,
         compare, audit, unfinished,
     )
 }  # fmt: skip

@@ -1,6 +1,6 @@
 """A process that has loaded the whole product once and forks servers of it: a killed one is back in a moment, not after seconds of imports.
 
-    python -m tests.faults.chaos.nursery     # a line of JSON in, [log, kind, arguments...]; the new process's id out
+    python -m tests.faults.chaos.nursery     # a line of JSON in, [log, bug, kind, arguments...]; the new process's id out
 
 What is forked runs as the command line would run it. Nobody of it outlives the nursery, and the nursery not its starter.
 """
@@ -11,7 +11,11 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
+from pathlib import Path
+
+from tests.faults.chaos import bugs
 
 DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 
@@ -22,7 +26,7 @@ def main() -> None:
     import celery.bin.worker  # noqa: F401 - all of it is the cost that is paid once
     import stripe  # noqa: F401
 
-    import gateway_site.asgi  # noqa: F401
+    import gateway_site.asgi
     import gateway_site.worker  # noqa: F401
     from gateway_site.celery import app
 
@@ -32,14 +36,14 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the dead are not kept
     print("ready", flush=True)
     for line in sys.stdin:
-        log, kind, *arguments = json.loads(line)
+        log, bug, kind, *arguments = json.loads(line)
         pid = os.fork()
         if pid == 0:
-            _become(log, kind, arguments)
+            _become(log, bug, kind, arguments)
         print(pid, flush=True)
 
 
-def _become(log: str, kind: str, arguments: list[str]) -> None:
+def _become(log: str, bug: str, kind: str, arguments: list[str]) -> None:
     try:
         os.setsid()
         _die_with_parent()
@@ -48,11 +52,16 @@ def _become(log: str, kind: str, arguments: list[str]) -> None:
         for standard in (1, 2):
             os.dup2(file, standard)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        if bug:
+            bugs.plant(bug)
         sys.argv = [kind, *arguments]
         SERVERS[kind]()
     except SystemExit:
         pass
+    except BaseException:
+        traceback.print_exc()
     finally:
+        sys.stderr.flush()
         os._exit(0)
 
 
@@ -68,7 +77,13 @@ def _celery() -> None:
     run()
 
 
-SERVERS: dict[str, Callable[[], None]] = {"gunicorn": _gunicorn, "celery": _celery}
+def _prepare() -> None:
+    from tests.faults.chaos import opening
+
+    opening.prepare(Path(sys.argv[1]), sys.argv[2])
+
+
+SERVERS: dict[str, Callable[[], None]] = {"gunicorn": _gunicorn, "celery": _celery, "prepare": _prepare}
 
 
 def _die_with_parent() -> None:

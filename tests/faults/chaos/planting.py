@@ -1,21 +1,20 @@
-"""What a process under chaos does differently from a real one: it is impatient, it has failpoints, and maybe a bug that must be noticed."""
+"""What a process under chaos does differently from a real one: it is impatient, and it has failpoints."""
 
-import os
 from datetime import timedelta
 
 from django.apps import AppConfig
 
 
 class Planting(AppConfig):
-    """Plants all of it when Django is ready, in every process of the run: web, Celery and commands alike."""
+    """Plants all of it when Django is ready, in every process of the run, web and Celery alike."""
 
     name = "tests.faults.chaos"
     label = "chaos"
 
     def ready(self) -> None:
-        """Shorten the waits, install the failpoints, break what `CHAOS_BUG` names."""
+        """Shorten the waits, install the failpoints."""
         from billing.payments import auto_top_up, inbox, strikes  # not above: the apps have to be there first
-        from tests.faults.chaos import bugs, failpoints
+        from tests.faults.chaos import failpoints
 
         inbox.LEASE = timedelta(seconds=2)
         inbox.FIRST_PAUSE = timedelta(seconds=0.5)
@@ -24,5 +23,3 @@ class Planting(AppConfig):
         auto_top_up.RESEND_AFTER = timedelta(seconds=1)
         strikes.RETRY_AFTER = timedelta(seconds=1)
         failpoints.install()
-        if bug := os.environ.get("CHAOS_BUG"):
-            bugs.plant(bug)

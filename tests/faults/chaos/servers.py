@@ -7,9 +7,10 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,20 @@ from gateway_site.embedded.postgres import Postgres
 from gateway_site.embedded.valkey import Valkey
 from tests.conftest import ROOT, free_port
 from tests.fakes.provider import FakeProvider
+from tests.faults.chaos import bugs
 
-SECRET = "whsec_chaos_0123456789abcdef"  # noqa: S105 - signs nothing real
+SECRET = "whsec_chaos_0123456789abcdef"
 # A checkpoint a few seconds ago is a short recovery; fsync stays on, as it is for real data.
 POSTGRES_SETTINGS = {"checkpoint_timeout": "30s", "max_wal_size": "128MB"}
 WEB_WORKERS = 2
 READY_SECONDS = 60.0
+OUTAGE_SECONDS = 3.0  # what is finished meanwhile goes to the spool
 
 
 class Servers:
     """Everything that runs. `environ` is what the product's processes get."""
 
-    def __init__(self, folder: Path, *, seed: int, bug: str = "") -> None:
+    def __init__(self, folder: Path, *, seed: int) -> None:
         self.folder = folder
         self.dice = random.Random(seed)
         self.postgres = Postgres(folder, settings=POSTGRES_SETTINGS)
@@ -40,12 +43,15 @@ class Servers:
         self.failpoints = folder / "failpoints"
         self.spool = folder / "spool"
         self.web_pid = self.celery_pid = 0
+        self.postgres_deaths: list[float] = []
         self._nursery: subprocess.Popen[str] | None = None
         self._bank: subprocess.Popen[str] | None = None
-        self._seed, self._bug = seed, bug
+        self._seed = seed
+        self.bug = ""
+        self.shop: dict[str, Any] = {}
 
     def start(self) -> None:
-        """Start what the product needs; the product itself is started by `load_product` and `start_web`, `start_celery`."""
+        """Start what the product needs, and prepare its database; the product itself is started by `start_web` and `start_celery`."""
         self.postgres.start()
         self.valkey.start()
         self.provider.__enter__()
@@ -75,18 +81,43 @@ class Servers:
             "STRIPE_API_BASE": self.stripe_url,
             "STRIPE_SIMULATED": "yes",
             "CHAOS_FAILPOINTS": str(self.failpoints),
-            "CHAOS_BUG": self._bug,
         }
-
-    def load_product(self) -> None:
-        """Load the product once, so that each of its processes is a fork."""
         self._nursery = self._open("tests.faults.chaos.nursery", environ=self.environ)
         self._answer(self._nursery)
+        told = self.folder / "shop.json"
+        pid = self._fork("prepare", "prepare", str(told), self.provider.base_url)
+        self.wait_until(lambda: told.exists() or not _is_alive(pid), "the database is prepared", seconds=300)
+        if not told.exists():
+            raise RuntimeError(self.logs())
+        self.shop = json.loads(told.read_text())
+        with self._maintenance() as database:
+            database.execute("CREATE DATABASE prepared TEMPLATE tollgate STRATEGY file_copy")
+            database.execute("CHECKPOINT")
+
+    def begin_anew(self, *, bug: str = "") -> None:
+        """Go back to the prepared database, with nothing running and empty books at Stripe; `bug` is planted in what starts from now on."""
+        self.stop_product()
+        self.bug = bug
+        with self._maintenance() as database:
+            database.execute("DROP DATABASE tollgate WITH (FORCE)")
+            database.execute("CREATE DATABASE tollgate TEMPLATE prepared STRATEGY file_copy")
+        if bug in bugs.IN_SQL:
+            with self.sql() as database:
+                bugs.plant_in_sql(bug, database)
+        self.kill_valkey()
+        self._tell_the_bank("forget")
+        for leftover in (*self.spool.glob("*"), *self.failpoints.glob("*")):
+            leftover.unlink()
+
+    def stop_product(self) -> None:
+        """Kill the web and Celery."""
+        for pid in (self.web_pid, self.celery_pid):
+            self._kill_group(pid)
+        self.web_pid = self.celery_pid = 0
 
     def stop(self) -> None:
         """End everything."""
-        for pid in (self.web_pid, self.celery_pid):
-            self._kill_group(pid)
+        self.stop_product()
         for process in (self._nursery, self._bank):
             if process is not None:
                 process.kill()
@@ -143,13 +174,13 @@ class Servers:
 
     def kill_postgres(self) -> None:
         """Kill PostgreSQL and all its backends."""
-        self.postgres.kill()
+        self._kill_postgres()
         self.postgres.start()
 
     def kill_postgres_then_web(self) -> None:
         """Kill PostgreSQL, and the web while it holds what PostgreSQL did not take: the spool on disk is all that is left of that."""
-        self.postgres.kill()
-        time.sleep(1.5)
+        self._kill_postgres()
+        time.sleep(OUTAGE_SECONDS)
         self._kill_group(self.web_pid)
         self.postgres.start()
         self.start_web()
@@ -183,10 +214,7 @@ class Servers:
 
     def calm_the_bank(self) -> None:
         """End the bank's temper: what it says from now on arrives, once."""
-        assert self._bank is not None
-        assert self._bank.stdin is not None
-        self._bank.stdin.write("calm\n")
-        self._bank.stdin.flush()
+        self._tell_the_bank("calm")
 
     def wait_until(self, condition: Callable[[], bool], what: str, *, seconds: float = READY_SECONDS, of: Any = None) -> None:
         """Return when `condition` is so. Raises: TimeoutError."""
@@ -203,24 +231,29 @@ class Servers:
         """A connection to the run's database."""
         return psycopg.connect(self.postgres.url(), autocommit=True, connect_timeout=5)
 
-    def manage(self, *arguments: str) -> str:
-        """Run a management command; returns what it prints. Raises: RuntimeError."""
-        command = [sys.executable, "manage.py", *arguments]
-        done = subprocess.run(command, cwd=ROOT, env=self.environ, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise RuntimeError(f"{done.stdout[-3000:]}{done.stderr[-3000:]}")
-        return done.stdout
-
     def logs(self) -> str:
         """The ends of the product's logs."""
         return "\n".join(f"--- {log.name}\n{log.read_text(errors='replace')[-2500:]}" for log in sorted(self.folder.glob("*.log")))
 
     # -- inside
 
+    def _kill_postgres(self) -> None:
+        self.postgres_deaths.append(time.time())
+        self.postgres.kill()
+
+    def _maintenance(self) -> psycopg.Connection[tuple[Any, ...]]:
+        return psycopg.connect(self.postgres.url("postgres"), autocommit=True, connect_timeout=5)
+
+    def _tell_the_bank(self, word: str) -> None:
+        assert self._bank is not None
+        assert self._bank.stdin is not None
+        self._bank.stdin.write(f"{word}\n")
+        self._bank.stdin.flush()
+
     def _fork(self, name: str, kind: str, *arguments: str) -> int:
         assert self._nursery is not None
         assert self._nursery.stdin is not None
-        self._nursery.stdin.write(json.dumps([str(self.folder / f"{name}.log"), kind, *arguments]) + "\n")
+        self._nursery.stdin.write(json.dumps([str(self.folder / f"{name}.log"), self.bug, kind, *arguments]) + "\n")
         self._nursery.stdin.flush()
         return int(self._answer(self._nursery))
 
@@ -245,6 +278,18 @@ class Servers:
             deadline = time.monotonic() + 10
             while _is_alive(pid) and time.monotonic() < deadline:
                 time.sleep(0.005)
+
+
+@contextmanager
+def a_folder() -> Iterator[Path]:
+    """A folder for a run, in memory where there is such a place.
+
+    A killed process takes nothing with it that it had handed to the kernel, so a disk would prove no more here; it would only be slower.
+    """
+    memory = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
+    place = memory if os.access(memory, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="tollgate-chaos-", dir=place, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 VICTIMS: dict[str, Callable[[Servers], None]] = {

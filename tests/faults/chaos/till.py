@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+from tests.faults.chaos.opening import SOLD
 from tests.faults.chaos.servers import request
 
 THREADS = 4
@@ -32,12 +33,28 @@ class Till:
     automatic: Sequence[int]  # those that agree to automatic top-ups
     codes: Sequence[str]
     plans: Sequence[str]
+    subscribers: Sequence[int]
     seed: int
     done: Counter[str] = field(default_factory=Counter)
+    refusals: Counter[str] = field(default_factory=Counter)
     promised: dict[str, str] = field(default_factory=dict)  # transfers whose booking was acknowledged, and by what
     paid: list[tuple[str, str]] = field(default_factory=list)  # top-ups and payment intents of finished pages
     problems: list[str] = field(default_factory=list)
     _next_code: int = 0
+
+    def put_on_sale(self) -> None:
+        """Make the prices of the plans that are sold, as the operator does once."""
+        for slug, (usd, _included) in SOLD.items():
+            asked = {
+                "currency": "usd",
+                "unit_amount": str(usd * 100),
+                "recurring[interval]": "month",
+                "product_data[name]": slug,
+                "metadata[plan]": slug,
+            }
+            while not (price := self._stripe("POST", "/v1/prices", asked)):
+                time.sleep(0.1)
+            self.ask("sell", plan=slug, price=price["id"])
 
     def run(self, stop: threading.Event) -> None:
         """Do deeds in threads until told to stop."""
@@ -92,13 +109,24 @@ class Till:
 
     def redeem(self, dice: random.Random) -> None:
         """Redeem the code that everybody is redeeming just now."""
-        self._next_code += dice.random() < 0.1
+        self._next_code += dice.random() < 0.4
         code = self.codes[self._next_code % len(self.codes)]
         self._promise("redeem", self.ask("redeem", account=dice.choice(self.payers), code=code))
 
     def change_plan(self, dice: random.Random) -> None:
         """Go to another plan."""
         self.ask("change_plan", account=dice.choice(self.payers), plan=dice.choice(self.plans))
+
+    def subscribe(self, dice: random.Random) -> None:
+        """Buy a plan, change it, cancel it, or take that back."""
+        account, plan = dice.choice(self.subscribers), dice.choice(sorted(SOLD))
+        what = dice.choice(("subscribe", "subscribe", "change_subscription", "change_subscription", "cancel", "resume"))
+        if what in {"cancel", "resume"}:
+            self.ask(what, account=account)
+            return
+        opened = self.ask(what, account=account, plan=plan)
+        if opened and "url" in opened:
+            self._page(opened["url"], {"number": dice.choice(NUMBERS[:6]), "method": "card", "email": "a@chaos.test"})
 
     def consent(self, _dice: random.Random) -> None:
         """Answer the banks' questions about automatic top-ups."""
@@ -159,7 +187,7 @@ class Till:
 
     def clock(self, dice: random.Random) -> None:
         """What tasks do, more often than they are due."""
-        self.ask(dice.choice(("expire", "expire", "refill", "refill", "refill", "drain", "fetch_events")))
+        self.ask(dice.choice(("expire", "sweep", "refill", "refill", "refill", "drain", "attend", "fetch_events")))
 
     # -- asking
 
@@ -171,7 +199,9 @@ class Till:
             if status == 200:
                 return json.loads(body)
             if status == 409:
-                self.done[f"{deed}: {json.loads(body)['refused']}"] += 1
+                refused = json.loads(body)
+                self.done[f"{deed}: {refused['refused']}"] += 1
+                self.refusals[f"{deed}: {refused['text']}"] += 1
                 return None
             time.sleep(0.1)
         self.done[f"{deed}: no answer"] += 1
@@ -203,6 +233,7 @@ WEIGHTS: tuple[tuple[Callable[[Till, random.Random], None], int], ...] = (
     (Till.agree, 1),
     (Till.redeem, 3),
     (Till.change_plan, 1),
+    (Till.subscribe, 3),
     (Till.consent, 1),
     (Till.take_back, 4),
     (Till.refund, 2),
