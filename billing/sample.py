@@ -29,10 +29,10 @@ NAME = "Sample company"
 PLAN = "sample"
 PLAN_MODELS = ["demo/*"]
 NOTE = "Invented: this account is a sample"
-FIRST_CREDIT_NANO = 40_000_000_000  # $40
-CREDIT_NANO = 25_000_000_000  # $25, each time that less than the reserve would be left
-RESERVE_NANO = 6_000_000_000
-GIFT_NANO = 5_000_000_000
+FIRST_CREDIT_NANO = 10_000_000_000  # $10
+CREDIT_NANO = 10_000_000_000  # $10, each time that less than the reserve would be left
+RESERVE_NANO = 3_000_000_000
+GIFT_NANO = 2_000_000_000
 BATCH = timedelta(minutes=30)  # requests that ended within it share a transfer
 # What it uses, where the catalog has it: model, weight, milliseconds to the first token and for each one, whether it thinks.
 WANTED = (
@@ -42,7 +42,11 @@ WANTED = (
     ("openai/gpt-5.3-codex", 2, 640, 10, True),
     ("deepseek/deepseek-v4-flash", 2, 560, 14, False),
 )
-_BUDGETS_NANO = {"Help desk": 60_000_000_000, "Nightly summaries": 45_000_000_000, "Experiments": 10_000_000_000}
+_LIMITS: dict[str, issuing.Settings] = {
+    "Help desk": {"budget_nano": 5_000_000_000, "concurrency": 20},
+    "Nightly summaries": {"budget_nano": 3_000_000_000, "rpm": 120},
+    "Experiments": {"budget_nano": 1_000_000_000, "rpm": 20},
+}
 
 
 class NothingForSale(Exception):
@@ -156,7 +160,8 @@ def _issue_keys(account: Account, owner: User, requests: Sequence[Request], bega
     """One key for each caller. Nobody has ever seen its secret."""
     keys = {}
     for caller in CALLERS:
-        key, _ = issuing.issue(account=account, name=caller.key, now=began, created_by=owner, budget_nano=_BUDGETS_NANO.get(caller.key))
+        key, _ = issuing.issue(account=account, name=caller.key, now=began, created_by=owner)
+        key = issuing.change(key=key, now=began, **_LIMITS.get(caller.key, {}))
         key.last_used_at = max((each.ended_at for each in requests if each.caller is caller), default=None)
         key.save(update_fields=["last_used_at"])
         audit.record(account=account, actor=owner, action="key.created", subject=caller.key, now=began)

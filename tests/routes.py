@@ -323,7 +323,10 @@ ROUTES |= {
     f"a/<slug:slug>/billing/{_address}": Route("account", permission=_MANAGE)
     for _address in ("ledger.csv", "ledger.jsonl", "plan/change/<slug:plan_slug>")
 }
-for _address, _name in (("billing/top-ups/<uuid:top_up_id>", "top_up_id"), ("billing/plan/purchases/<uuid:subscription_id>", "subscription_id")):
+for _address, _name in (
+    ("billing/top-ups/<uuid:top_up_id>", "top_up_id"),
+    ("billing/plan/purchases/<uuid:subscription_id>", "subscription_id"),
+):
     ROUTES[f"a/<slug:slug>/{_address}"] = Route("account", permission=_READ, filled={_name: _UUID})
 ROUTES["a/<slug:slug>/webhooks/<uuid:endpoint_id>"] = Route("account", permission=_READ, post=_MANAGE, filled={"endpoint_id": _UUID})
 ROUTES |= {

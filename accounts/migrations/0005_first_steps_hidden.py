@@ -4,15 +4,14 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('accounts', '0004_form_tokens'),
+        ("accounts", "0004_form_tokens"),
     ]
 
     operations = [
         migrations.AddField(
-            model_name='membership',
-            name='first_steps_hidden_at',
-            field=models.DateTimeField(editable=False, help_text='When they put the list of first steps away.', null=True),
+            model_name="membership",
+            name="first_steps_hidden_at",
+            field=models.DateTimeField(editable=False, help_text="When they put the list of first steps away.", null=True),
         ),
     ]

@@ -16,8 +16,7 @@ from billing.charging import Happened, decide
 from catalog import pricing
 from catalog.usage import LARGEST_COUNT, TokenUsage
 from keys import budgets
-from tests.billing.conftest import Desk
-from tests.billing.desk import OpenDesk, connect, day
+from tests.billing.desk import Desk, OpenDesk, connect, day
 
 HERE = "tests/billing/test_known_failures.py"
 TOP_UPS = "tests/billing/payments/test_top_ups.py"

@@ -34,5 +34,5 @@ def test_killing_everything_in_turn_moves_no_cent(servers: Servers) -> None:
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_seeded_bug_is_noticed(bug: str, servers: Servers) -> None:
     servers.begin_anew(bug=bug)
-    verdict = Campaign(servers, seed=5, audit_every=1).run(["web"] * 20)
+    verdict = Campaign(servers, seed=5, audit_every=1).run(["web", "web worker", "web worker"] * 20)  # the first drift ends it
     assert verdict.problems != []

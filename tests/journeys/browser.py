@@ -73,7 +73,10 @@ def watch(page: Any) -> None:
     """Write down errors of scripts and of the console, and requests that failed on the server."""
     complaints = page.complaints.found
     page.on("pageerror", lambda error: complaints.append(f"script: {error}"))
-    page.on("console", lambda message: complaints.append(f"console: {message.text} {message.location['url']}") if message.type == "error" else None)
+    page.on(
+        "console",
+        lambda message: complaints.append(f"console: {message.text} {message.location['url']}") if message.type == "error" else None,
+    )
     page.on(
         "response",
         lambda response: (

@@ -25,7 +25,7 @@ from tests.journeys.browser import ARGUMENTS, NAMES
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docs" / "screenshots"
 SLUG = "sample-company"  # billing.sample.SLUG; nothing of Django's is set up here
-SIZE = {"width": 1280, "height": 800}
+SIZE = {"width": 1200, "height": 750}
 MOST_BYTES = 150_000
 READY_SECONDS = 90
 PATIENCE_MS = 20_000
@@ -107,10 +107,10 @@ def take(page: Any, name: str) -> None:
 
 def playground(page: Any) -> None:
     """Ask two models the same."""
-    page.goto(f"/a/{SLUG}/playground?model=demo/lorem")
+    page.goto(f"/a/{SLUG}/playground?model=demo/echo")
     page.get_by_label("Compare two models").check()
     page.locator("#model-b").select_option("demo/reasoning")
-    page.get_by_label("Message").fill("Write three sentences about lighthouses.")
+    page.get_by_label("Message").fill("Why do lighthouses turn?")
     page.get_by_role("button", name="Send").click()
     for pane in "ab":
         page.locator(f"[data-pane={pane}] [data-meter]").get_by_text("tokens in").wait_for()

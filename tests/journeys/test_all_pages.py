@@ -112,6 +112,7 @@ def test_every_variable_of_a_page_has_an_example(filled: dict[str, str]) -> None
     assert pages_of - set(filled) == set()
 
 
+@pytest.mark.timeout(300)  # some sixty pages; on a machine that is busy otherwise they take their time
 @pytest.mark.parametrize("who", ["owner", "stranger"])
 def test_every_page_is_quiet_narrow_light_and_accessible(
     browser: Any, gateway: Any, account: Account, filled: dict[str, str], who: str

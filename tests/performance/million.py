@@ -182,10 +182,12 @@ def questions(account: Any, now: datetime) -> dict[str, Callable[[], Any]]:
 def pages(account: Any) -> dict[str, Callable[[], Any]]:
     """The daily pages, whole, as a member's browser gets them."""
     from django.conf import settings
-    from django.test import Client
+    from django.test import Client, override_settings
 
     from accounts.models import Membership, User
 
+    # The pages name their static files, which nothing has collected here.
+    override_settings(STORAGES={"staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}}).enable()
     user = User.objects.create_user("member@example.com")
     Membership.objects.create(account=account, user=user, role="owner")
     client = Client(headers={"host": settings.ALLOWED_HOSTS[0].replace("*", "localhost")})

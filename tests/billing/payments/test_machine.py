@@ -66,7 +66,7 @@ class Payments(RuleBasedStateMachine):
         self.unheard: list[str] = []
         self.heard: list[str] = []
         self.other = 0  # what moved beside payments, in nano-USD
-        self.gifts: list[tuple[int, datetime]] = []  # transfers of grants that expire
+        self.gifts: list[tuple[uuid.UUID, datetime]] = []  # transfers of grants that expire
 
     def teardown(self) -> None:
         if hasattr(self, "desk"):
@@ -238,7 +238,7 @@ class Payments(RuleBasedStateMachine):
 
     @rule(kind=st.sampled_from(["promo", "paid", "debit"]), amount=st.integers(1, 30 * USD))
     def adjust(self, kind: str, amount: int) -> None:
-        asked = {"wallet": self.desk.wallet, "kind": kind, "amount_nano": amount, "reason": "asked", "user": self.staff}
+        asked: dict[str, Any] = {"wallet": self.desk.wallet, "kind": kind, "amount_nano": amount, "reason": "asked", "user": self.staff}
         id_ = uuid.uuid4()
         if kind == "debit" and amount > self.desk.wallet.free:
             with pytest.raises(ledger.InsufficientBalance):
@@ -293,7 +293,7 @@ class Payments(RuleBasedStateMachine):
             assert booked is None or payment.is_paid
             assert (booked.amount if booked else 0) in (0, payment.cents * CENT)
             assert rows[payment.id].state != TopUp.State.QUARANTINED
-        assert not [drift for drift in reconciliation.audit(now=NOW, accounts=[self.desk.account.pk])]
+        assert reconciliation.audit(now=NOW, accounts=[self.desk.account.pk]) == []
 
 
 @contextmanager

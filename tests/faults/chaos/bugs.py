@@ -50,16 +50,17 @@ def plant_in_sql(name: str, database: psycopg.Connection[tuple[Any, ...]]) -> No
 
 def credit_once_an_event() -> None:
     """Credit by the event instead of by the payment: two events for one payment are two credits."""
-    from billing.payments import bookings, events, stripe_client, top_ups
+    from billing.models import TopUp
+    from billing.payments import bookings, events, stripe_client
 
     original = events.on_payment
 
     def on_payment(notice: Any, now: Any) -> bool:
         was_ours = original(notice, now)
         payment = stripe_client.fetch_payment(notice.object_id)
-        top_up = top_ups.TopUp.objects.filter(payment_intent_id=payment.id, state="paid").first()
+        top_up = TopUp.objects.filter(payment_intent_id=payment.id, state="paid").first()
         if top_up is not None and notice.type == "payment_intent.succeeded":
-            copy = top_ups.TopUp(pk=uuid.uuid5(top_up.pk, notice.id), wallet=top_up.wallet, credit_nano=top_up.credit_nano)
+            copy = TopUp(pk=uuid.uuid5(top_up.pk, notice.id), wallet=top_up.wallet, credit_nano=top_up.credit_nano)
             bookings.credit(copy, now=now, actor="stripe", note="top-up")
         return was_ours
 

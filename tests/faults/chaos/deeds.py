@@ -26,7 +26,7 @@ Fields = dict[str, Any]
 REFUSALS = (
     adjustments.AdjustmentConflict,
     assignments.SubscriptionRunning,
-    auto_top_up.NoCard,
+    cards.NoCard,
     codes.CodeAlreadyRedeemed,
     codes.CodeUsedUp,
     ledger.InsufficientBalance,
@@ -241,7 +241,8 @@ def unfinished(_fields: Fields, _now: datetime) -> Fields:
 DEEDS: dict[str, Callable[[Fields, datetime], Fields]] = {
     deed.__name__: deed
     for deed in (
-        top_up, come_back, save_card, agree, refund, redeem, adjust, grant, change_plan, sell, subscribe, change_subscription, cancel, resume, attend, expire, sweep, refill, fetch_events, drain, ask_about,
-        compare, audit, unfinished,
+        *(top_up, come_back, save_card, agree, refund, redeem, adjust, grant, change_plan),
+        *(sell, subscribe, change_subscription, cancel, resume),
+        *(expire, sweep, refill, attend, fetch_events, drain, ask_about, compare, audit, unfinished),
     )
-}  # fmt: skip
+}

@@ -268,7 +268,7 @@ class Servers:
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{process.args} has ended:\n{self.logs()}")
+            raise RuntimeError(f"{process.args!r} has ended:\n{self.logs()}")
         return line
 
     def _kill_group(self, pid: int) -> None:

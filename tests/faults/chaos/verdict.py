@@ -51,11 +51,11 @@ def _judge_requests(database: Database, load: Load, postgres_deaths: Sequence[fl
         verdict.problems.append(f"{len(lost)} answered requests were never booked, such as {lost[:SOME]}")
     # A clawback may take what is held, and leaves a debt: only where none was taken is a charge certain to fit.
     untouched = "NOT EXISTS (SELECT 1 FROM billing_transfer t WHERE t.wallet_id = w.id AND t.kind IN ('refund', 'dispute'))"
-    if _one(database, f"SELECT COUNT(*) FROM billing_wallet w WHERE (balance < 0 OR balance - held < 0) AND {untouched}"):
+    if _one(database, f"SELECT COUNT(*) FROM billing_wallet w WHERE (balance < 0 OR balance - held < 0) AND {untouched}"):  # noqa: S608 - our text
         verdict.problems.append("a wallet is below zero")
     # Only a hold that died with PostgreSQL's unflushed log may leave the operator with a loss: its record says `overrun`.
     written_off = (
-        "SELECT COALESCE(SUM(written_off), 0) FROM billing_usagerecord u JOIN billing_wallet w ON w.id = u.wallet_id"
+        "SELECT COALESCE(SUM(written_off), 0) FROM billing_usagerecord u JOIN billing_wallet w ON w.id = u.wallet_id"  # noqa: S608
         f" WHERE rule <> 'overrun' AND {untouched}"
     )
     if nano := _one(database, written_off):
@@ -214,7 +214,7 @@ STUCK = {
 def _sums(database: Database, condition: str) -> dict[str, int]:
     """What went into wallets less what went out of them, by the top-up that it was about."""
     query = (
-        "SELECT split_part(source_id, ':', 1), SUM(CASE WHEN credit_account = 'wallet:' || wallet_id THEN amount ELSE -amount END)"
+        "SELECT split_part(source_id, ':', 1), SUM(CASE WHEN credit_account = 'wallet:' || wallet_id THEN amount ELSE -amount END)"  # noqa: S608
         f" FROM billing_transfer WHERE {condition} GROUP BY 1"
     )
     return {str(row[0]): int(row[1]) for row in database.execute(query.encode()).fetchall()}
