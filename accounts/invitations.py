@@ -12,6 +12,9 @@ from accounts import audit, members, outbox
 from accounts.models import Account, Invitation, Membership, User
 
 OPEN_FOR = timedelta(days=7)
+DAY = timedelta(days=1)
+MOST_A_DAY = 50  # invitations by one person, whatever their accounts: nobody sends the world mails in our name
+MOST_TO_ONE_A_DAY = 5  # of those, to the same address
 
 
 class InvitationNotFound(Exception):
@@ -30,10 +33,14 @@ class AlreadyMember(Exception):
     """Who is invited is a member."""
 
 
+class TooManyInvitations(Exception):
+    """Who invites has sent as many within a day as one may, or as many to this address."""
+
+
 def invite(*, by: Membership, email: str, role: str, link: str, now: datetime, ip: str | None = None) -> Invitation:
     """Invite `email`; the mail has `link` with `{secret}` filled in. An open invitation of the same address is replaced: its link dies.
 
-    Raises: AlreadyMember, members.RoleTooHigh.
+    Raises: AlreadyMember, TooManyInvitations, members.RoleTooHigh.
     """
     account, email = by.account, email.strip().lower()
     members.check_may_give(by, role)
@@ -42,6 +49,7 @@ def invite(*, by: Membership, email: str, role: str, link: str, now: datetime, i
         Account.objects.select_for_update().get(pk=account.pk)
         if Membership.objects.filter(account=account, user__email=email).exists():
             raise AlreadyMember
+        _check_not_too_many(by.user, email, now)
         _open_ones(account).filter(email=email).update(revoked_at=now)
         invitation = Invitation.objects.create(
             account=account, email=email, role=role, digest=_digest(secret), invited_by=by.user, created_at=now, expires_at=now + OPEN_FOR
@@ -115,6 +123,13 @@ def revoke(invitation_id: int, *, by: Membership, now: datetime, ip: str | None 
 def listed(account: Account) -> list[Invitation]:
     """The invitations that were neither taken nor taken back, the latest first; those past their days among them."""
     return list(_open_ones(account).select_related("invited_by").order_by("-created_at", "-pk"))
+
+
+def _check_not_too_many(inviter: User, email: str, now: datetime) -> None:
+    User.objects.select_for_update(no_key=True).get(pk=inviter.pk)  # of many at once, and of many accounts, each is counted
+    sent = list(Invitation.objects.filter(invited_by=inviter, created_at__gt=now - DAY).values_list("email", flat=True)[:MOST_A_DAY])
+    if len(sent) >= MOST_A_DAY or sent.count(email) >= MOST_TO_ONE_A_DAY:
+        raise TooManyInvitations
 
 
 _OPEN = {"accepted_at": None, "revoked_at": None}

@@ -29,6 +29,7 @@ CLAIMED_FOR = timedelta(minutes=3)  # longer than a carrier takes for one batch;
 LOOKED_AT = 10  # so many due messages are looked through for each one that is taken, to find different recipients
 LONGEST_KEY = 200
 MAILS_AT_ONCE = 50
+LETTING_IN = ("sign-in:", "invitation:")  # how the dedupe keys of mails begin that hold a code or a link which lets its reader in
 MOST_ROUNDS = 20
 
 
@@ -126,6 +127,11 @@ def give_up(*, kind: OutboxMessage.Kind, recipient: str, reason: str) -> int:
     return waiting.update(state=OutboxMessage.State.FAILED, last_error=reason[:500])
 
 
+def lets_in(message: OutboxMessage) -> bool:
+    """Whether this mail lets in whoever reads it: it is shown to nobody but its recipient, and forgotten once it is sent."""
+    return message.kind == OutboxMessage.Kind.MAIL and message.dedupe_key.startswith(LETTING_IN)
+
+
 def send_again(*, message: OutboxMessage, now: datetime) -> bool:
     """Let a message that was given up, or that waits, be tried at once and for three days more; False if it was sent already."""
     again = OutboxMessage.objects.filter(pk=message.pk).exclude(state=OutboxMessage.State.SENT)
@@ -184,7 +190,8 @@ def _claim(kind: OutboxMessage.Kind, now: datetime, limit: int, *, one_each: boo
 def _note(message: OutboxMessage, failure: Failure | None, now: datetime) -> Round:
     row = OutboxMessage.objects.filter(pk=message.pk)
     if failure is None:
-        row.update(state=OutboxMessage.State.SENT, sent_at=now, last_error="")
+        forgotten = {"content": {"text": "", "html": "", "unsubscribe_url": ""}} if lets_in(message) else {}
+        row.update(state=OutboxMessage.State.SENT, sent_at=now, last_error="", **forgotten)
         return Round(sent=1)
     waiting = row.filter(state=OutboxMessage.State.WAITING)
     if failure.is_final or message.attempts >= MOST_ATTEMPTS:

@@ -69,6 +69,13 @@ def to_sign_in(request: HttpRequest) -> HttpResponse:
     return redirect_to_login(request.get_full_path(), settings.LOGIN_URL)
 
 
+def origin_of(request: HttpRequest) -> str:
+    """Where this site is: PUBLIC_URL, whatever host a request says; when that names this machine only, which nobody has set, what it says."""
+    if urlsplit(settings.PUBLIC_URL).hostname in ("127.0.0.1", "localhost", "::1", None):
+        return request.build_absolute_uri("/").rstrip("/")
+    return str(settings.PUBLIC_URL).rstrip("/")
+
+
 def is_part(request: HttpRequest) -> bool:
     """Whether htmx asks for a part of the page rather than for the page."""
     headers = request.headers

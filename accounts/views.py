@@ -12,7 +12,7 @@ from django.views.decorators.http import require_POST
 from accounts import audit_log, form_tokens, invitations, members, tenancy
 from accounts.forms import AccountSettingsForm, InvitationForm, ProfileForm
 from accounts.models import Account, Membership, User
-from accounts.pages import account_page, render_page
+from accounts.pages import account_page, origin_of, render_page
 from accounts.permissions import Permission
 
 _PROBLEMS = {
@@ -21,6 +21,7 @@ _PROBLEMS = {
     members.LastOwner: "An account keeps at least one owner: make somebody else an owner first.",
     invitations.InvitationNotFound: "This invitation was taken, taken back or replaced in the meantime.",
     invitations.AlreadyMember: "This person is a member already.",
+    invitations.TooManyInvitations: "You have sent too many invitations within a day, or too many to this address. Try again tomorrow.",
 }
 
 
@@ -30,13 +31,13 @@ def members_page(request: HttpRequest, account: Account, membership: Membership)
     roles = members.roles_to_give(membership)
     form = InvitationForm(request.POST or None, roles=roles)
     if request.method == "POST" and form.is_valid():
-        link = request.build_absolute_uri(reverse("invitation", args=["SECRET"])).replace("SECRET", "{secret}")
+        link = f"{origin_of(request)}{reverse('invitation', args=['SECRET'])}".replace("SECRET", "{secret}")
         email, role, now = form.cleaned_data["email"], form.cleaned_data["role"], timezone.now()
         try:
             with form_tokens.once(request, now=now) as fresh:
                 if fresh:
                     invitations.invite(by=membership, email=email, role=role, link=link, now=now, ip=_address(request))
-        except (invitations.AlreadyMember, members.RoleTooHigh) as problem:
+        except (invitations.AlreadyMember, invitations.TooManyInvitations, members.RoleTooHigh) as problem:
             form.add_error("email", _PROBLEMS[type(problem)])
         else:
             messages.success(request, f"An invitation is on its way to {email}. It is open for {invitations.OPEN_FOR.days} days.")

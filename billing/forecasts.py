@@ -9,6 +9,7 @@ from accounts.models import Account
 from billing import periods, usage_reports
 from billing.reports import SLOT, Period
 from billing.usage_reports import Filters
+from billing.usage_table import Answer, Question
 from keys import budgets, playground
 from keys.models import ApiKey
 
@@ -35,12 +36,20 @@ class Forecast:
     days: list[Day]
 
 
-def of_month(*, account: Account, now: datetime, filters: Filters = usage_reports.EVERYTHING) -> Forecast:
-    """Forecast the current month of what `filters` let through, at the pace of the last seven days (or since the first usage in them)."""
+def of_month(
+    *, account: Account, now: datetime, filters: Filters = usage_reports.EVERYTHING, known: tuple[Question, Answer] | None = None
+) -> Forecast:
+    """Forecast the current month of what `filters` let through, at the pace of the last seven days (or since the first usage in them).
+
+    What was answered already (`known`) is not looked up again, if it has the days that this is made of.
+    """
     month = budgets.window_at("month", now, timezone=account.timezone)
     pace_from = now - timedelta(days=PACE_DAYS)
     period = Period(min(month.starts_at, periods.latest_days(timezone=account.timezone, now=now, days=PACE_DAYS + 1).starts_at), now + SLOT)
-    steps = usage_reports.series(account=account, period=period, step="day", filters=filters)
+    if known is not None and _covers(known[0], period, filters):
+        steps = known[1].steps
+    else:
+        steps = usage_reports.series(account=account, period=period, step="day", filters=filters)
     per_day = _pace([(step.starts_at, step.sums.cost) for step in steps if step.sums.requests], pace_from=pace_from, now=now)
     by_day = {step.starts_at: step.sums.cost for step in steps}
     spent = sum(cost for starts_at, cost in by_day.items() if starts_at >= month.starts_at)
@@ -55,6 +64,13 @@ def of_month(*, account: Account, now: datetime, filters: Filters = usage_report
             days.append(Day(starts_at, 0, spent + per_day * int((ends_at - now).total_seconds()) // 86_400))
     expected = spent + per_day * int((month.ends_at - now).total_seconds()) // 86_400
     return Forecast(spent, per_day, expected, _budget(account, now=now, filters=filters), days)
+
+
+def _covers(question: Question, period: Period, filters: Filters) -> bool:
+    asked = question.period
+    return (
+        question.step == "day" and question.filters == filters and asked.starts_at <= period.starts_at and period.ends_at <= asked.ends_at
+    )
 
 
 def _pace(days: list[tuple[datetime, int]], *, pace_from: datetime, now: datetime) -> int:

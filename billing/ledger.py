@@ -2,6 +2,9 @@
 
 Each rule is one transaction under the wallet's row lock, and idempotent: a transfer's id is made from its kind and source, so asking again
 returns what was booked the first time. Amounts are nano-USD. A wallet's account in the ledger is `wallet:<id>`.
+
+The lock leaves the wallet's key alone (NO KEY UPDATE): whoever holds another lock and inserts a row that refers to the wallet need not wait
+for it, so that no two can wait for each other.
 """
 
 import uuid
@@ -76,11 +79,12 @@ def credit(
     priority: int | None = None,
     expires_at: datetime | None = None,
     reverses: Transfer | None = None,
+    grant_kind: CreditGrant.Kind | None = None,
 ) -> Transfer:
     """Put `amount` nano-USD into a wallet, as a grant that spending will burn.
 
     A debt is paid first: the grant starts with what is left above it. A kind that is not a grant's own (a won dispute, say)
-    makes a paid grant.
+    makes a paid grant, unless `grant_kind` says what it gives back.
 
     Raises: NotPositive, SourceConflict, Wallet.DoesNotExist.
     """
@@ -89,7 +93,8 @@ def credit(
     booked = _find(kind, source_type, source_id)
     if booked is not None:
         return _same(booked, debit_account=debit_account, credit_account=code, amount=amount)
-    grant_kind = CreditGrant.Kind(kind) if kind in CreditGrant.Kind.values else CreditGrant.Kind.PAID
+    if grant_kind is None:
+        grant_kind = CreditGrant.Kind(kind) if kind in CreditGrant.Kind.values else CreditGrant.Kind.PAID
     debt = max(0, -int(wallet.balance))
     wallet.credits += amount
     transfer = _book(
@@ -183,7 +188,7 @@ def set_status(*, wallet_id: int, status: Wallet.Status, actor: str, note: str) 
 
     Raises: Wallet.DoesNotExist.
     """
-    wallet = Wallet.objects.select_for_update().get(pk=wallet_id)
+    wallet = Wallet.objects.select_for_update(no_key=True).get(pk=wallet_id)
     if wallet.status != status:
         log.info("wallet_status_changed", wallet=wallet_id, before=wallet.status, after=str(status), actor=actor, note=note)
         wallet.status = status
@@ -193,7 +198,7 @@ def set_status(*, wallet_id: int, status: Wallet.Status, actor: str, note: str) 
 
 @transaction.atomic
 def _expire(grant_id: int, wallet_id: int, now: datetime) -> Transfer | None:
-    wallet = Wallet.objects.select_for_update().get(pk=wallet_id)
+    wallet = Wallet.objects.select_for_update(no_key=True).get(pk=wallet_id)
     grant = CreditGrant.objects.get(pk=grant_id)
     amount = min(grant.remaining, wallet.free)
     if amount <= 0 or grant.expires_at is None or grant.expires_at > now:
@@ -220,7 +225,7 @@ def _expire(grant_id: int, wallet_id: int, now: datetime) -> Transfer | None:
 def _lock(wallet_id: int, amount: int) -> Wallet:
     if not 0 < amount <= LARGEST:
         raise NotPositive(f"{amount} nano-USD cannot be moved")
-    return Wallet.objects.select_for_update().get(pk=wallet_id)
+    return Wallet.objects.select_for_update(no_key=True).get(pk=wallet_id)
 
 
 def _find(kind: str, source_type: str, source_id: str) -> Transfer | None:

@@ -11,8 +11,7 @@ from typing import LiteralString
 from django.db import connection
 
 from billing.models import ProviderInvoice
-from billing.reports import ID_MARGIN, Period
-from gateway_site.identifiers import lowest_uuid7
+from billing.reports import Period
 
 MOST_ROWS = 1000
 MONTHS_SHOWN = 12
@@ -105,17 +104,10 @@ def reported_days(*, period: Period) -> list[ReportedDay]:
     """Each day of each provider that tells what a request cost, the latest first: ours beside theirs, of the same requests."""
     with connection.cursor() as cursor:
         cursor.execute(
-            """SELECT u.provider, (u.started_at AT TIME ZONE 'UTC')::date, COUNT(*), SUM(u.upstream_cost), SUM(u.reported_cost)
-            FROM billing_usagerecord u WHERE u.reported_cost IS NOT NULL AND u.started_at >= %s AND u.started_at < %s
-                AND u.request_id >= %s AND u.request_id < %s
+            """SELECT s.provider, (s.starts_at AT TIME ZONE 'UTC')::date, SUM(s.reported), SUM(s.reported_upstream_cost), SUM(s.reported_cost)
+            FROM billing_usageslot s WHERE s.reported > 0 AND s.starts_at >= %s AND s.starts_at < %s
             GROUP BY 1, 2 ORDER BY 2 DESC, 1 LIMIT %s""",
-            [
-                period.starts_at,
-                period.ends_at,
-                lowest_uuid7(period.starts_at - ID_MARGIN),
-                lowest_uuid7(period.ends_at + ID_MARGIN),
-                MOST_ROWS,
-            ],
+            [period.starts_at, period.ends_at, MOST_ROWS],
         )
         return [ReportedDay(provider, day, *map(int, sums)) for provider, day, *sums in cursor.fetchall()]
 

@@ -129,6 +129,16 @@ CHECKS = (
         """,
     ),
     Check(
+        "I2",
+        "what was paid back of request {subject} is more than it was charged",
+        """
+        SELECT w.account_id, w.id, t.source_id, COALESCE(u.cost, 0), t.amount
+        FROM billing_transfer t LEFT JOIN billing_wallet w ON w.id = t.wallet_id
+        LEFT JOIN billing_usagerecord u ON u.request_id = t.source_id::uuid AND u.wallet_id = t.wallet_id
+        WHERE t.kind = 'undelivered' AND t.amount > COALESCE(u.cost, 0) AND TRANSFER_SCOPE
+        """,
+    ),
+    Check(
         "I3",
         "the chain of transfers breaks at {subject}: a version is missing or the balance after it is not the running sum",
         """
@@ -203,6 +213,18 @@ CHECKS = (
         FROM credit FULL JOIN given ON given.transfer_id = credit.id AND given.wallet_id = credit.wallet_id
         LEFT JOIN billing_wallet w ON w.id = COALESCE(credit.wallet_id, given.wallet_id)
         WHERE credit.amount IS DISTINCT FROM given.amount
+        """,
+    ),
+    Check(
+        "I4",
+        "what expired of the grant {subject} is more than it was",
+        """
+        WITH expired AS (SELECT t.wallet_id, split_part(t.source_id, ':', 1) AS source, SUM(t.amount) AS amount FROM billing_transfer t
+            WHERE t.kind = 'expiry' AND TRANSFER_SCOPE GROUP BY 1, 2)
+        SELECT w.account_id, w.id, expired.source, COALESCE(g.amount - g.remaining, 0), expired.amount
+        FROM expired LEFT JOIN billing_creditgrant g ON g.id::text = expired.source AND g.wallet_id = expired.wallet_id
+        LEFT JOIN billing_wallet w ON w.id = expired.wallet_id
+        WHERE expired.amount > COALESCE(g.amount - g.remaining, 0)
         """,
     ),
     Check(
@@ -312,6 +334,20 @@ CHECKS = (
         """,
     ),
     Check(
+        "I7",
+        "what was taken back of the plan's credit {subject} is more than it was, or less than nothing",
+        """
+        WITH taken AS (SELECT t.reverses_id, t.wallet_id,
+                SUM(CASE WHEN t.debit_account = 'wallet:' || t.wallet_id THEN t.amount ELSE -t.amount END) AS amount
+                FROM billing_transfer t WHERE t.source_type = 'invoice_reversal' AND TRANSFER_SCOPE GROUP BY 1, 2)
+        SELECT w.account_id, w.id, COALESCE(g.source_id, 'unknown'), due.most, taken.amount
+        FROM taken LEFT JOIN billing_transfer g ON g.id = taken.reverses_id AND g.wallet_id = taken.wallet_id
+        LEFT JOIN billing_wallet w ON w.id = taken.wallet_id
+        CROSS JOIN LATERAL (SELECT CASE g.kind WHEN 'plan' THEN g.amount ELSE 0 END AS most) due
+        WHERE taken.amount < 0 OR taken.amount > due.most
+        """,
+    ),
+    Check(
         "I8",
         "{subject} was admitted without being funded",
         """
@@ -355,6 +391,8 @@ CHECKS = (
                     SUM(u.audio_input_tokens) AS audio_in, SUM(u.output_tokens) AS output_tokens, SUM(u.reasoning_tokens) AS reasoning,
                     SUM(u.audio_output_tokens) AS audio_out, SUM(u.images) AS images, SUM(u.cost) AS cost,
                     SUM(u.upstream_cost) AS upstream_cost, COALESCE(SUM(u.reported_cost), 0) AS reported_cost,
+                    COUNT(u.reported_cost) AS reported,
+                    COALESCE(SUM(u.upstream_cost) FILTER (WHERE u.reported_cost IS NOT NULL), 0) AS reported_upstream_cost,
                     SUM(u.written_off) AS written_off, COALESCE(SUM(u.latency_ms), 0) AS latency_ms, COUNT(u.latency_ms) AS timed,
                     COALESCE(SUM(u.first_token_ms), 0) AS first_token_ms, COUNT(u.first_token_ms) AS first_timed
                 FROM billing_usagerecord u WHERE USAGE_SCOPE GROUP BY 1, 2, 3, 4, 5),
@@ -371,16 +409,18 @@ CHECKS = (
             ('output tokens', used.output_tokens, c.output_tokens), ('reasoning tokens', used.reasoning, c.reasoning_tokens),
             ('audio output tokens', used.audio_out, c.audio_output_tokens), ('images', used.images, c.images),
             ('charges', used.cost, c.cost), ('upstream costs', used.upstream_cost, c.upstream_cost),
-            ('reported costs', used.reported_cost, c.reported_cost), ('write-offs', used.written_off, c.written_off),
+            ('reported costs', used.reported_cost, c.reported_cost), ('requests with a reported cost', used.reported, c.reported),
+            ('upstream costs beside reported ones', used.reported_upstream_cost, c.reported_upstream_cost),
+            ('write-offs', used.written_off, c.written_off),
             ('latencies', used.latency_ms, c.latency_ms), ('timed requests', used.timed, c.timed),
             ('times to the first token', used.first_token_ms, c.first_token_ms), ('first tokens timed', used.first_timed, c.first_timed))
             AS pair (subject, expected, found)
         WHERE (c.requests, c.errors, c.input_tokens, c.cached_input_tokens, c.cache_write_tokens, c.audio_input_tokens, c.output_tokens,
-                c.reasoning_tokens, c.audio_output_tokens, c.images, c.cost, c.upstream_cost, c.reported_cost, c.written_off, c.latency_ms,
-                c.timed, c.first_token_ms, c.first_timed)
+                c.reasoning_tokens, c.audio_output_tokens, c.images, c.cost, c.upstream_cost, c.reported_cost, c.reported,
+                c.reported_upstream_cost, c.written_off, c.latency_ms, c.timed, c.first_token_ms, c.first_timed)
             IS DISTINCT FROM (used.requests, used.errors, used.input_tokens, used.cached, used.written, used.audio_in, used.output_tokens,
-                used.reasoning, used.audio_out, used.images, used.cost, used.upstream_cost, used.reported_cost, used.written_off,
-                used.latency_ms, used.timed, used.first_token_ms, used.first_timed)
+                used.reasoning, used.audio_out, used.images, used.cost, used.upstream_cost, used.reported_cost, used.reported,
+                used.reported_upstream_cost, used.written_off, used.latency_ms, used.timed, used.first_token_ms, used.first_timed)
             AND COALESCE(pair.expected, 0) <> COALESCE(pair.found, 0)
         """,
     ),

@@ -66,7 +66,7 @@ def page(*, account: Account, search: Search = EVERYTHING, after: str | None = N
 def matching(*, account: Account, search: Search = EVERYTHING) -> QuerySet[UsageRecord]:
     """All records that a search finds, newest first.
 
-    Raises: billing.reports.InvalidParameter for a request id that cannot be one.
+    Raises: billing.reports.InvalidParameter for a request id that cannot be one, and for text that no column holds.
     """
     found = UsageRecord.objects.filter(account=account)
     if search.period is not None:
@@ -90,6 +90,8 @@ def matching(*, account: Account, search: Search = EVERYTHING) -> QuerySet[Usage
         found = found.filter(key_id=search.key_id)
     for name in ("model", "provider", "status", "user_tag"):
         if wanted := getattr(search, name):
+            if "\0" in wanted:
+                raise InvalidParameter(name, "Has a character in it that no name has.")
             found = found.filter(**{name: wanted})
     return found.order_by("-started_at", "-request_id")
 
@@ -113,6 +115,7 @@ def _read_place(text: str) -> tuple[datetime, uuid.UUID]:
         started_at = datetime.fromisoformat(moment)
         if started_at.tzinfo is None:
             raise ValueError(moment)
+        lowest_uuid7(started_at + ID_MARGIN)  # a moment that no request has would fail there later
         return started_at.astimezone(UTC), uuid.UUID(request_id)
     except (ValueError, OverflowError, binascii.Error):
         raise InvalidParameter("after", "Is not a place in this log.") from None

@@ -1,15 +1,17 @@
 """How models and providers have been doing, from the traffic of all accounts together: shares and times, and nothing of whose they are.
 
-Read from the usage slots. The demo provider, which fails on purpose, is left out, and what had too little traffic is not judged.
+Read from the usage slots. The demo provider, which fails on purpose, and the sample account, whose traffic is invented, are left out, and what
+had too little traffic is not judged.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal, LiteralString
+from typing import Any, Literal, LiteralString
 
 from django.db import connection
 
+from accounts.models import Account
 from catalog.models import Provider
 
 ENOUGH = 5  # requests: fewer say nothing, and might say who made them
@@ -91,13 +93,16 @@ def by(dimension: str, window: Window, *, now: datetime) -> dict[str, Health]:
     """How each model or provider (`dimension`) with any traffic in the window did, by name."""
     column, begins = _COLUMNS[dimension], window.begins(now)
     demo = list(Provider.objects.filter(kind=Provider.Kind.DEMO).values_list("slug", flat=True))
+    samples = list(Account.objects.filter(is_sample=True).values_list("pk", flat=True))
     query = f"""SELECT {column}, date_bin(make_interval(secs => %(step)s), s.starts_at, %(origin)s), SUM(s.requests), SUM(s.errors),
             SUM(s.latency_ms), SUM(s.timed), SUM(s.first_token_ms), SUM(s.first_timed)
         FROM billing_usageslot s
         WHERE s.starts_at >= %(begins)s AND s.starts_at <= %(now)s AND s.provider <> '' AND s.provider <> ALL(%(demo)s::text[])
+            AND s.account_id <> ALL(%(samples)s::bigint[])
         GROUP BY 1, 2 ORDER BY 1, 2"""  # noqa: S608 - constants
     with connection.cursor() as cursor:
-        cursor.execute(query, {"step": window.step.total_seconds(), "origin": _ORIGIN, "begins": begins, "now": now, "demo": demo})
+        bounds: dict[str, Any] = {"step": window.step.total_seconds(), "origin": _ORIGIN, "begins": begins, "now": now}
+        cursor.execute(query, {**bounds, "demo": demo, "samples": samples})
         rows = cursor.fetchall()
     found: dict[str, list[tuple[datetime, list[int]]]] = {}
     for name, starts_at, *sums in rows:

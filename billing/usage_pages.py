@@ -14,7 +14,7 @@ from django.views.decorators.http import require_safe
 from accounts.models import Account, Membership
 from accounts.pages import account_page, render_page
 from accounts.permissions import Permission
-from billing import forecasts, periods, streaming, usage_charts, usage_files, usage_reports, usage_table
+from billing import forecasts, periods, streaming, usage_charts, usage_files, usage_table
 from billing.periods import Chosen
 from billing.reports import InvalidParameter
 from billing.usage_reports import Filters, Sums
@@ -57,8 +57,8 @@ def usage(request: HttpRequest, account: Account, membership: Membership) -> Htt
         problem, asked = error.message, read({}, account, now=now)
         answer = usage_table.answer(asked.question)
     question = asked.question
-    choices = usage_reports.choices(account=account, period=question.period)
-    forecast = forecasts.of_month(account=account, now=now, filters=question.filters)
+    choices = answer.choices
+    forecast = forecasts.of_month(account=account, now=now, filters=question.filters, known=(question, answer))
     context = {
         "account": account,
         "problem": problem,

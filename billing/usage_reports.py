@@ -13,21 +13,17 @@ from typing import Any, LiteralString
 from django.db import connection
 
 from accounts.models import Account
-from billing import periods
+from billing import periods, reports
 from billing.models import Wallet
 from billing.reports import Period
-from keys import budgets
 
 BURN_DAYS = 7
 MOST_ROWS = 1000
 
-STEPS: Mapping[str, LiteralString] = {
-    "hour": "date_trunc('hour', s.starts_at, %(zone)s)",
-    "day": "date_trunc('day', s.starts_at, %(zone)s)",
-    "week": "date_trunc('week', s.starts_at, %(zone)s)",
-    "month": "date_trunc('month', s.starts_at, %(zone)s)",
-}
+STEPS = periods.STEPS
 DIMENSIONS: Mapping[str, LiteralString] = {"model": "s.model", "key": "s.key_id", "provider": "s.provider"}
+# Which step a slot is in, counted from 1. Against moments reckoned beforehand, as every row would look its time zone up anew.
+_STEP: LiteralString = "width_bucket(s.starts_at, %(begins)s::timestamptz[])"
 # The columns of `Sums`, in its order.
 _SUMS: LiteralString = """COALESCE(SUM(s.requests), 0), COALESCE(SUM(s.errors), 0),
     COALESCE(SUM(s.input_tokens + s.cached_input_tokens + s.cache_write_tokens + s.audio_input_tokens), 0),
@@ -35,6 +31,17 @@ _SUMS: LiteralString = """COALESCE(SUM(s.requests), 0), COALESCE(SUM(s.errors), 
     COALESCE(SUM(s.reasoning_tokens), 0), COALESCE(SUM(s.images), 0), COALESCE(SUM(s.cost), 0), COALESCE(SUM(s.latency_ms), 0),
     COALESCE(SUM(s.timed), 0), COALESCE(SUM(s.first_token_ms), 0), COALESCE(SUM(s.first_timed), 0), COALESCE(SUM(s.cache_write_tokens), 0),
     COALESCE(SUM(s.audio_input_tokens), 0), COALESCE(SUM(s.audio_output_tokens), 0)"""
+# The same columns of slots added up already, of which `_SUMS` can be made again.
+_PARTIAL: LiteralString = """SUM(s.requests)::bigint AS requests, SUM(s.errors)::bigint AS errors, SUM(s.input_tokens)::bigint AS input_tokens,
+    SUM(s.cached_input_tokens)::bigint AS cached_input_tokens, SUM(s.cache_write_tokens)::bigint AS cache_write_tokens,
+    SUM(s.audio_input_tokens)::bigint AS audio_input_tokens, SUM(s.output_tokens)::bigint AS output_tokens,
+    SUM(s.reasoning_tokens)::bigint AS reasoning_tokens, SUM(s.audio_output_tokens)::bigint AS audio_output_tokens,
+    SUM(s.images)::bigint AS images, SUM(s.cost)::bigint AS cost, SUM(s.latency_ms)::bigint AS latency_ms, SUM(s.timed)::bigint AS timed,
+    SUM(s.first_token_ms)::bigint AS first_token_ms, SUM(s.first_timed)::bigint AS first_timed"""
+_SLOTS: LiteralString = """billing_usageslot s
+    WHERE s.account_id = %(account)s AND s.starts_at >= %(starts_at)s AND s.starts_at < %(ends_at)s"""
+_CHOSEN: LiteralString = """(%(models)s::text[] = '{}' OR s.model = ANY(%(models)s)) AND (%(keys)s::bigint[] = '{}' OR s.key_id = ANY(%(keys)s))
+    AND (%(providers)s::text[] = '{}' OR s.provider = ANY(%(providers)s))"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +130,20 @@ class Slice:
 
 
 @dataclass(frozen=True, slots=True)
+class Breakdown:
+    """Usage looked at from all sides at once; every part is of the same rows, read once.
+
+    `steps` are those with usage, in order; `groups` the dearest first; `parts` the steps of the first few groups; `choices` what filters can be
+    set to: every model, key (by id) and provider that was used in the period, whatever it is narrowed to.
+    """
+
+    steps: list[Step]
+    groups: list[Slice]
+    parts: dict[Any, dict[datetime, Sums]]
+    choices: dict[str, list[Any]]
+
+
+@dataclass(frozen=True, slots=True)
 class Burn:
     """How fast an account spends. `days_left` of what is free at that pace (rounded down); None when it spends nothing."""
 
@@ -131,38 +152,69 @@ class Burn:
     days_left: int | None
 
 
-def totals(*, account: Account, period: Period, filters: Filters = EVERYTHING) -> Sums:
-    """What everything that began in `period` comes to."""
-    return _sums(_rows(f"SELECT {_SUMS} FROM {{slots}}", account, period, filters)[0])  # noqa: S608 - constants
-
-
 def series(*, account: Account, period: Period, step: str, filters: Filters = EVERYTHING) -> list[Step]:
     """What each `step` (of STEPS) of the period comes to, in order; steps without usage are left out."""
-    rows = _rows(f"SELECT {STEPS[step]}, {_SUMS} FROM {{slots}} GROUP BY 1 ORDER BY 1", account, period, filters)  # noqa: S608 - constants
-    return [Step(row[0], _sums(row[1:])) for row in rows]
+    begins = periods.steps_of(period, step, timezone=account.timezone)
+    query = f"SELECT {_STEP}, {_SUMS} FROM {_SLOTS} AND {_CHOSEN} GROUP BY 1 ORDER BY 1"  # noqa: S608 - constants
+    with reports.summing() as cursor:
+        cursor.execute(query, _parameters(account, period, begins, filters))
+        return [Step(begins[place - 1], _sums(counts)) for place, *counts in cursor.fetchall()]
 
 
-def series_by(*, account: Account, period: Period, step: str, dimension: str, filters: Filters = EVERYTHING) -> dict[Any, list[Step]]:
-    """The series of each model, key or provider (`dimension` of DIMENSIONS), for stacked charts."""
-    query = f"SELECT {DIMENSIONS[dimension]}, {STEPS[step]}, {_SUMS} FROM {{slots}} GROUP BY 1, 2 ORDER BY 1, 2"  # noqa: S608 - constants
-    found: dict[Any, list[Step]] = {}
-    for name, starts_at, *counts in _rows(query, account, period, filters):
-        found.setdefault(name, []).append(Step(starts_at, _sums(counts)))
+def breakdown(
+    *,
+    account: Account,
+    period: Period,
+    step: str,
+    dimension: str = "",
+    filters: Filters = EVERYTHING,
+    parts: int = 0,
+    limit: int = MOST_ROWS,
+) -> Breakdown:
+    """Break usage down by `step` (of STEPS) and, if given, by `dimension` (of DIMENSIONS): at most `limit` groups, the first `parts` by step too.
+
+    The slots are read once, into cells of a step, model, key and provider. A month has some thousand of these where it has a hundred thousand
+    slots; everything that is answered is added up from them.
+    """
+    begins = periods.steps_of(period, step, timezone=account.timezone)
+    with reports.summing() as cursor:
+        cursor.execute(_breakdown(dimension), {**_parameters(account, period, begins, filters), "limit": limit, "parts": parts})
+        rows = cursor.fetchall()
+    found = Breakdown([], [], {}, {name: [] for name in DIMENSIONS})
+    for kind, place, name, *counts in sorted(rows, key=lambda row: row[1]):
+        if kind == "step":
+            found.steps.append(Step(begins[place - 1], _sums(counts)))
+        elif kind == "group":
+            found.groups.append(Slice(_name(name, dimension), _sums(counts)))
+        elif kind == "part":
+            found.parts.setdefault(_name(name, dimension), {})[begins[place - 1]] = _sums(counts)
+        else:
+            found.choices[kind].append(_name(name, kind))
+    for choices in found.choices.values():
+        choices.sort()
     return found
 
 
-def top(*, account: Account, period: Period, dimension: str, filters: Filters = EVERYTHING, limit: int = MOST_ROWS) -> list[Slice]:
-    """The models, keys or providers (`dimension` of DIMENSIONS) that cost most, the dearest first."""
-    name = DIMENSIONS[dimension]
-    query = f"SELECT {name}, {_SUMS} FROM {{slots}} GROUP BY 1 ORDER BY SUM(s.cost) DESC, SUM(s.requests) DESC, 1 LIMIT %(limit)s"  # noqa: S608 - constants
-    return [Slice(row[0], _sums(row[1:])) for row in _rows(query, account, period, filters, limit=limit)]
+def _breakdown(dimension: str) -> str:
+    nothing = ", ".join(["NULL::numeric"] * _WIDTH)
+    ranked, answers = "", [f"SELECT 'step', s.step, NULL, {_SUMS} FROM cells s WHERE {_CHOSEN} GROUP BY s.step"]  # noqa: S608 - constants
+    answers += [f"SELECT DISTINCT '{each}', 0, {name}::text, {nothing} FROM cells s" for each, name in DIMENSIONS.items()]  # noqa: S608
+    if dimension:
+        name = DIMENSIONS[dimension]
+        ranked = f""", ranked AS MATERIALIZED (
+            SELECT {name} AS name, row_number() OVER (ORDER BY SUM(s.cost) DESC, SUM(s.requests) DESC, {name})::integer AS place
+            FROM cells s WHERE {_CHOSEN} GROUP BY {name} ORDER BY place LIMIT %(limit)s)"""  # noqa: S608 - constants
+        of_ranked = f"FROM cells s JOIN ranked ON ranked.name = {name} WHERE {_CHOSEN}"
+        answers += [
+            f"SELECT 'group', ranked.place, ranked.name::text, {_SUMS} {of_ranked} GROUP BY ranked.place, ranked.name",
+            f"SELECT 'part', s.step, ranked.name::text, {_SUMS} {of_ranked} AND ranked.place <= %(parts)s GROUP BY s.step, ranked.name",
+        ]
+    cells = f"SELECT {_STEP} AS step, s.model, s.key_id, s.provider, {_PARTIAL} FROM {_SLOTS} GROUP BY 1, 2, 3, 4"  # noqa: S608 - constants
+    return f"WITH cells AS MATERIALIZED ({cells}){ranked} {' UNION ALL '.join(answers)}"
 
 
-def choices(*, account: Account, period: Period) -> dict[str, list[Any]]:
-    """What the filters can be set to: every model, key (by id) and provider that was used in the period."""
-    query = f"SELECT DISTINCT {', '.join(DIMENSIONS.values())} FROM {{slots}}"  # noqa: S608 - constants
-    rows = _rows(query, account, period, EVERYTHING)
-    return {name: sorted({row[place] for row in rows}) for place, name in enumerate(DIMENSIONS)}
+def _name(text: str, dimension: str) -> Any:
+    return int(text) if dimension == "key" else text
 
 
 def burn(*, account: Account, now: datetime, days: int = BURN_DAYS) -> Burn:
@@ -188,31 +240,16 @@ def latest_days(*, account: Account, now: datetime, days: int) -> Period:
     return periods.latest_days(timezone=account.timezone, now=now, days=days)
 
 
-def _rows(query: str, account: Account, period: Period, filters: Filters, **more: Any) -> Sequence[Any]:
-    narrowed = "".join(
-        f" AND {column} = ANY(%({name})s)"
-        for name, column, chosen in (
-            ("models", "s.model", filters.models),
-            ("keys", "s.key_id", filters.keys),
-            ("providers", "s.provider", filters.providers),
-        )
-        if chosen
-    )
-    slots = f"""billing_usageslot s
-        WHERE s.account_id = %(account)s AND s.starts_at >= %(starts_at)s AND s.starts_at < %(ends_at)s{narrowed}"""
-    parameters = {
+def _parameters(account: Account, period: Period, begins: Sequence[datetime], filters: Filters) -> dict[str, Any]:
+    return {
         "account": account.pk,
         "starts_at": period.starts_at,
         "ends_at": period.ends_at,
-        "zone": budgets.zone(account.timezone).key,
+        "begins": list(begins),
         "models": list(filters.models),
         "keys": list(filters.keys),
         "providers": list(filters.providers),
-        **more,
     }
-    with connection.cursor() as cursor:
-        cursor.execute(query.format(slots=slots), parameters)
-        return list(cursor.fetchall())
 
 
 def _sums(row: Sequence[Any]) -> Sums:

@@ -9,8 +9,6 @@ from dataclasses import astuple, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import connection
-
 from accounts.models import Account
 from billing import periods, reports, usage_reports
 from billing.reports import ID_MARGIN, InvalidParameter, Period
@@ -36,12 +34,15 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The totals; every step of the period in order, empty ones too; the groups, the dearest first; and the steps of the first few of them."""
+    """The totals; every step of the period in order, empty ones too; the groups, the dearest first; the steps of the first few of them; and
+    what the filters can be set to.
+    """
 
     totals: Sums
     steps: list[Step]
     groups: list[Slice]
     parts: dict[Any, dict[datetime, Sums]]
+    choices: Mapping[str, Sequence[Any]]
 
 
 def answer(question: Question) -> Answer:
@@ -49,22 +50,24 @@ def answer(question: Question) -> Answer:
     account, period, filters = question.account, question.period, question.filters
     if question.by == "user" and period.ends_at - period.starts_at > LONGEST_BY_USER:
         raise InvalidParameter("by", "End users are shown for at most 31 days: choose a shorter period.")
-    found = usage_reports.series(account=account, period=period, step=question.step, filters=filters)
-    known = {each.starts_at: each.sums for each in found}
-    begins = periods.steps_of(period, question.step, timezone=account.timezone)
-    steps = [Step(moment, known.get(moment, Sums())) for moment in sorted({*begins, *known})]
-    groups: list[Slice] = []
-    parts: dict[Any, dict[datetime, Sums]] = {}
-    if question.by == "user":
-        groups = end_users(account=account, period=period, filters=filters)
-    elif question.by != "time":
-        groups = usage_reports.top(account=account, period=period, dimension=question.by, filters=filters)
-        first = [group.name for group in groups[:IN_CHART]]
-        if first:
-            narrowed = _narrow(filters, question.by, first)
-            by_group = usage_reports.series_by(account=account, period=period, step=question.step, dimension=question.by, filters=narrowed)
-            parts = {name: {each.starts_at: each.sums for each in by_group.get(name, [])} for name in first}
-    return Answer(add(each.sums for each in steps), steps, groups, parts)
+    found = usage_reports.breakdown(
+        account=account,
+        period=period,
+        step=question.step,
+        dimension=question.by if question.by in usage_reports.DIMENSIONS else "",
+        filters=filters,
+        parts=IN_CHART,
+    )
+    known = {each.starts_at: each.sums for each in found.steps}
+    steps = [Step(moment, known.get(moment, Sums())) for moment in periods.steps_of(period, question.step, timezone=account.timezone)]
+    groups = end_users(account=account, period=period, filters=filters) if question.by == "user" else found.groups
+    return Answer(
+        add(each.sums for each in steps),
+        steps,
+        groups,
+        {each.name: found.parts[each.name] for each in groups if each.name in found.parts},
+        found.choices,
+    )
 
 
 def end_users(*, account: Account, period: Period, filters: Filters, limit: int = usage_reports.MOST_ROWS) -> list[Slice]:
@@ -74,7 +77,7 @@ def end_users(*, account: Account, period: Period, filters: Filters, limit: int 
         for column, chosen in (("model", filters.models), ("key_id", filters.keys), ("provider", filters.providers))
         if chosen
     )
-    with connection.cursor() as cursor:
+    with reports.summing() as cursor:
         cursor.execute(
             f"""SELECT u.user_tag, COUNT(*), COUNT(*) FILTER (WHERE u.status IN ('error', 'cut', 'swept')), SUM({reports.TOKENS_IN}),
                 SUM({reports.TOKENS_OUT}), SUM(u.cached_input_tokens), SUM(u.reasoning_tokens), SUM(u.images), SUM(u.cost),
@@ -112,11 +115,3 @@ def add(every: Any) -> Sums:
     """The sum of some sums."""
     rows = [astuple(sums) for sums in every]
     return Sums(*map(sum, zip(*rows, strict=True))) if rows else Sums()
-
-
-def _narrow(filters: Filters, by: str, names: Sequence[Any]) -> Filters:
-    return Filters(
-        models=tuple(names) if by == "model" else filters.models,
-        keys=tuple(names) if by == "key" else filters.keys,
-        providers=tuple(names) if by == "provider" else filters.providers,
-    )

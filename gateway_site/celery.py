@@ -10,9 +10,12 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway_site.settings")
 from django.conf import settings
 
 
+LEAST_PATIENCE = 30.0  # seconds: behind a slow task on a busy machine, a frequent one would expire every time and never run
+
+
 def _every(task: str, seconds: float) -> dict[str, object]:
-    # A wake-up that no worker took before the next one is due is worth nothing: it must not queue up behind a pause.
-    return {"task": task, "schedule": seconds, "options": {"expires": seconds}}
+    # A wake-up that no worker took before the next ones are due is worth nothing: it must not queue up behind a pause.
+    return {"task": task, "schedule": seconds, "options": {"expires": max(seconds, LEAST_PATIENCE)}}
 
 
 app = Celery("tollgate")

@@ -8,7 +8,8 @@ from typing import Any
 import structlog
 
 _SECRET = re.compile(
-    r"(sk-gw-[0-9A-Za-z-]{4}|sk-[A-Za-z0-9_-]{4}|AIza[0-9A-Za-z_-]{4}|xai-[A-Za-z0-9]{4}|Bearer\s+\S{4}|whsec_\S{4})\S{6,}"
+    r"(sk-gw-[0-9A-Za-z-]{4}|sk-[A-Za-z0-9_-]{4}|AIza[0-9A-Za-z_-]{4}|xai-[A-Za-z0-9]{4}|Bearer\s+\S{4}|whsec_\S{4}|[sr]k_(?:live|test)_\S{4}"
+    r"|/invitations/|/password/reset/key/)\S{6,}"
 )
 
 

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.account.models import EmailAddress
@@ -15,6 +16,7 @@ from django.utils import timezone
 
 from accounts import invitations, outbox
 from accounts.models import User
+from accounts.pages import origin_of
 
 INVITATION = "invitation"  # in the session: the secret of the link that somebody followed before they had signed up
 _MAILS = {
@@ -40,7 +42,8 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         email = email.strip().lower()
         if settings.SIGN_UP == "invite" and self.request is not None and not self.request.user.is_authenticated:
             invited = _invitation_of(self.request)
-            if invited is not None and invited != email and self.request.path == reverse("account_signup"):
+            signing_up = self.request.path in (reverse("account_signup"), reverse("socialaccount_signup"))
+            if invited is not None and invited != email and signing_up:
                 raise forms.ValidationError("Sign up with the address that the invitation went to.")
         return email
 
@@ -67,6 +70,10 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
             dedupe_key=f"sign-in:{uuid.uuid4().hex}", to=email, template=template, context=told, account=None, now=timezone.now()
         )
 
+    def get_reset_password_from_key_url(self, key: str) -> str:
+        """Where a new password is set: at our own address, whatever host the request for the mail said it came to."""
+        return f"{origin_of(self.request)}{urlsplit(super().get_reset_password_from_key_url(key)).path}"
+
     def get_login_redirect_url(self, request: HttpRequest) -> str:
         """To the invitation that somebody came with, else to their account."""
         secret = request.session.get(INVITATION)
@@ -82,8 +89,11 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
 class SocialAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
     """Google and GitHub: signing up with them is signing up."""
 
-    def is_open_for_signup(self, request: HttpRequest, sociallogin: Any) -> bool:  # noqa: ARG002 - the signature is allauth's
-        """As for everybody."""
+    def is_open_for_signup(self, request: HttpRequest, sociallogin: Any) -> bool:
+        """As for everybody; where only the invited may, with the address that was."""
+        address = str(sociallogin.user.email or "").lower()
+        if settings.SIGN_UP == "invite" and address:
+            return _invitation_of(request) == address
         return AccountAdapter(request).is_open_for_signup(request)
 
     def populate_user(self, request: HttpRequest, sociallogin: Any, data: Mapping[str, Any]) -> Any:

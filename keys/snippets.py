@@ -3,11 +3,10 @@
 import json
 from dataclasses import dataclass
 from datetime import datetime
-from urllib.parse import urlsplit
 
-from django.conf import settings
 from django.http import HttpRequest
 
+from accounts import pages
 from catalog.matching import ModelPatterns
 from catalog.models import CatalogVersion, Model
 from keys.models import ApiKey
@@ -25,9 +24,7 @@ class Snippet:
 
 def origin_of(request: HttpRequest) -> str:
     """Where the API is: PUBLIC_URL; when that names this machine only, which nobody has set, the address the visitor came by."""
-    if urlsplit(settings.PUBLIC_URL).hostname in ("127.0.0.1", "localhost", "::1", None):
-        return request.build_absolute_uri("/").rstrip("/")
-    return str(settings.PUBLIC_URL).rstrip("/")
+    return pages.origin_of(request)
 
 
 def example_model(key: ApiKey | None, *, now: datetime) -> str:

@@ -636,6 +636,16 @@ TABLE: dict[type[Exception], Entry] = {
         lambda e: f"Rate limit reached{_reached(e)}. Retry in {max(1, round(e.retry_after_seconds))} s.",
         lambda e: {"headers": _retry_after(e.retry_after_seconds)},
     ),
+    invitations.TooManyInvitations: Entry(
+        429,
+        "rate_limit_error",
+        "too_many_invitations",
+        "RATE_LIMITED",
+        f"A member invites {invitations.MOST_A_DAY} times a day at most, and {invitations.MOST_TO_ONE_A_DAY} times the same address.",
+        "Wait until a day has passed. Retrying earlier does not help, so the answer says `x-should-retry: false`.",
+        lambda _: "Whoever made this key has sent too many invitations within a day, or too many to this address.",
+        lambda _: {"param": "email", "headers": _NO_RETRY},
+    ),
     FreeLimitReached: Entry(
         429,
         "rate_limit_error",

@@ -230,6 +230,11 @@ class TopUpAdmin(WalletTableAdmin):
                 messages.warning(request, "Somebody has decided this already.")
             except ledger.NotPositive:
                 messages.error(request, "This amount cannot be moved.")
+            except top_ups.MoreThanPaid as error:
+                messages.error(
+                    request,
+                    f"For this payment that is too much: {money.usd_display(error.most)} at most. Grant the rest on the wallet's page.",
+                )
             else:
                 messages.success(request, f"Credited ${money.usd(said['amount'])}.")
             return HttpResponseRedirect(change_url(top_up))

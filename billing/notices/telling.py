@@ -104,6 +104,13 @@ _EVENTS = (
         "An automatic top-up failed; it will be tried again.",
         ("top_up_id", "charge_minor", "failure", "strikes"),
     ),
+    Event(
+        "auto_top_up.capped",
+        "auto_top_up_capped",
+        "billing",
+        "The monthly cap of automatic top-ups is reached.",
+        ("monthly_cap_nano", "used_nano", "amount_nano", "balance_nano", "resumes_at"),
+    ),
     Event("auto_top_up.turned_off", "auto_top_up_turned_off", "billing", "Automatic top-up was turned off.", ("reason",)),
     Event(
         "top_up.refunded",

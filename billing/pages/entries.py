@@ -107,8 +107,6 @@ def _entry(transfer: Transfer, code: str, requests: Mapping[Any, Mapping[str, An
 
 
 def _label(transfer: Transfer) -> str:
-    if transfer.kind == bookings.REINSTATEMENT:
-        return "Credit given back"
     if transfer.source_type == "code":
         return statements.label_of("code")
     if transfer.source_type == "welcome":
@@ -129,6 +127,8 @@ def _about(transfer: Transfer, requests: Mapping[Any, Mapping[str, Any]]) -> str
             return f"What request {transfer.source_id} used after its hold had ended"
         case "paid", "top_up":
             return "Paid by card or bank through Stripe"
+        case "refund" | "dispute", "invoice_reversal":
+            return "The payment for the plan was refunded or is disputed: the credit that it had brought is taken out"
         case "refund", "reversal":
             return "Paid back by Stripe: the credit that it had bought is taken out"
         case "dispute", "reversal":

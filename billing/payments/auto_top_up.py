@@ -168,7 +168,7 @@ def _begin(auto_id: int, now: datetime) -> TopUp | None:
     if auto.monthly_cap_nano is not None and used_this_month(auto, now=now) + auto.amount_nano > auto.monthly_cap_nano:
         auto.not_before = now + RECHECK
         auto.save(update_fields=["not_before"])
-        log.info("auto_top_up_capped", account=account.slug, monthly_cap_nano=auto.monthly_cap_nano)
+        _tell_of_cap(auto, now)
         return None
     auto.not_before = now + COOLDOWN
     auto.save(update_fields=["not_before"])
@@ -183,6 +183,26 @@ def _begin(auto_id: int, now: datetime) -> TopUp | None:
         created_at=now,
         updated_at=now,
     )
+
+
+def _tell_of_cap(auto: AutoTopUp, now: datetime) -> None:
+    """Tell the account that nothing is refilled until its next month: once a month, and again when another cap is reached."""
+    account = auto.wallet.account
+    month = budgets.window_at("month", now, timezone=account.timezone)
+    news.tell(
+        account=account,
+        event="auto_top_up.capped",
+        dedupe_key=f"{auto.pk}:{month.starts_at.timestamp():.0f}:{auto.monthly_cap_nano}:{auto.amount_nano}",
+        context={
+            "monthly_cap_nano": auto.monthly_cap_nano,
+            "used_nano": used_this_month(auto, now=now),
+            "amount_nano": auto.amount_nano,
+            "balance_nano": int(auto.wallet.balance),
+            "resumes_at": month.ends_at,
+        },
+        now=now,
+    )
+    log.info("auto_top_up_capped", account=account.slug, monthly_cap_nano=auto.monthly_cap_nano)
 
 
 def _send(top_up: TopUp, now: datetime) -> TopUp:

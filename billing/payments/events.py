@@ -14,7 +14,7 @@ from typing import Any
 from django.conf import settings
 
 from billing.models import Subscription, TopUp
-from billing.payments import cards, plan_changes, reversals, stripe_client, stripe_plans, top_ups
+from billing.payments import cards, plan_changes, plan_reversals, reversals, stripe_client, stripe_plans, top_ups
 from billing.payments.stripe_client import TAG, Session
 
 
@@ -98,9 +98,12 @@ def _top_up_named(reference: str, metadata: Mapping[str, str]) -> TopUp | None:
 def on_reversal(notice: Notice, now: datetime) -> bool:
     """A charge was refunded, or a refund or dispute has changed."""
     charge_id = notice.object_id if notice.object.get("object") == "charge" else str(notice.object.get("charge") or "")
-    top_up = _top_up_paid_by(str(notice.object.get("payment_intent") or ""), charge_id, now)
+    payment_intent_id = str(notice.object.get("payment_intent") or "") or (
+        stripe_client.fetch_charge_payment(charge_id) if charge_id else ""
+    )
+    top_up = _top_up_paid_by(payment_intent_id, "", now)
     if top_up is None:
-        return False
+        return bool(payment_intent_id) and _decided(lambda: plan_reversals.converge(payment_intent_id=payment_intent_id, now=now))
     reversals.converge(top_up_id=top_up.pk, now=now)
     return True
 

@@ -315,9 +315,14 @@ def included_in(invoice: Invoice) -> int:
     return max(0, total)
 
 
+def grant_of(invoice_id: str) -> Transfer | None:
+    """The entry that granted an invoice's credit, if there is one."""
+    return Transfer.objects.filter(pk=ledger.transfer_id(kind=GRANT, source_type=SOURCE, source_id=invoice_id)).first()
+
+
 def _is_granted(invoice: Invoice) -> bool:
     # Looked for, not just booked again: a plan's credit may have been changed since, and what was granted stays.
-    return Transfer.objects.filter(pk=ledger.transfer_id(kind=GRANT, source_type=SOURCE, source_id=invoice.id)).exists()
+    return grant_of(invoice.id) is not None
 
 
 # -- What people are told ------------------------------------------------------------------------------------------------------------

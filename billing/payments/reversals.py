@@ -73,14 +73,29 @@ def converge(*, top_up_id: UUID, now: datetime) -> TopUp:
         if not top_up.payment_intent_id:
             return top_up
         known = _known(top_up)
-        standings = [
-            *map(_of_refund, stripe_client.list_refunds(payment_intent_id=top_up.payment_intent_id)),
-            *map(_of_dispute, stripe_client.list_disputes(payment_intent_id=top_up.payment_intent_id)),
-        ]
-        applied = _apply(top_up_id, known, standings, now)
+        applied = _apply(top_up_id, known, standings_of(top_up.payment_intent_id), now)
         if applied is not None:
             return applied
     raise stripe_client.StripeUnavailable(f"the reversals of {top_up_id} change faster than they can be read")
+
+
+def standings_of(payment_intent_id: str) -> list[Standing]:
+    """Every refund and dispute of a payment as Stripe says they stand. Raises: as `stripe_client.call`."""
+    return [
+        *map(_of_refund, stripe_client.list_refunds(payment_intent_id=payment_intent_id)),
+        *map(_of_dispute, stripe_client.list_disputes(payment_intent_id=payment_intent_id)),
+    ]
+
+
+def freeze(wallet: Wallet, dispute_id: str, *, now: datetime) -> None:
+    """Freeze an active wallet because of a dispute, and say so in its account's audit log."""
+    if wallet.status != Wallet.Status.ACTIVE:
+        return
+    ledger.set_status(wallet_id=wallet.pk, status=Wallet.Status.FROZEN, actor="stripe", note=f"dispute {dispute_id}")
+    details = {"reason": "a payment is disputed"}
+    audit.record(
+        account=wallet.account, actor=None, actor_text="stripe", action="wallet.frozen", subject=dispute_id, details=details, now=now
+    )
 
 
 @transaction.atomic
@@ -227,17 +242,8 @@ def _announce(top_up: TopUp, row: Reversal, was_active: bool, now: datetime) -> 
         )
     if row.is_active:
         news.tell(account=account, event="top_up.disputed", dedupe_key=row.pk, context=context, now=now)
-        if settings.FREEZE_ON_DISPUTE and wallet.status == Wallet.Status.ACTIVE:
-            ledger.set_status(wallet_id=wallet.pk, status=Wallet.Status.FROZEN, actor="stripe", note=f"dispute {row.pk}")
-            audit.record(
-                account=account,
-                actor=None,
-                actor_text="stripe",
-                action="wallet.frozen",
-                subject=row.pk,
-                details={"reason": "a payment is disputed"},
-                now=now,
-            )
+        if settings.FREEZE_ON_DISPUTE:
+            freeze(wallet, row.pk, now=now)
     elif was_active:
         news.tell(account=account, event="top_up.dispute_won", dedupe_key=row.pk, context=context, now=now)
 

@@ -157,6 +157,19 @@ def list_invoices(*, subscription_id: str) -> list[Invoice]:
             return sorted(map(_read_invoice, found), key=lambda invoice: (invoice.created_at, invoice.id))
 
 
+def invoices_paid_by(payment_intent_id: str) -> list[str]:
+    """The ids of the invoices that a payment paid: one, or none for a payment of something else. Raises: as `stripe_client.call`."""
+    paid = _list_payments({"payment": {"type": "payment_intent", "payment_intent": payment_intent_id}, "status": "paid"})
+    return [_id(one["invoice"]) for one in paid]
+
+
+def payments_of(invoice_id: str) -> list[tuple[str, int]]:
+    """What paid an invoice: payment intents, and how much each, tax included, in minor units. Raises: as `stripe_client.call`."""
+    paid = _list_payments({"invoice": invoice_id, "status": "paid"})
+    named = ((_id(one["payment"].get("payment_intent")), int(one.get("amount_paid") or 0)) for one in paid)
+    return [(payment_intent_id, paid_minor) for payment_intent_id, paid_minor in named if payment_intent_id]
+
+
 def preview_change(subscription_id: str, *, item_id: str, price_id: str, moment: datetime) -> int:
     """What a change of price at `moment` would ask for at once, tax included, in minor units. Raises: as `stripe_client.call`."""
     details: Any = {
@@ -170,6 +183,12 @@ def preview_change(subscription_id: str, *, item_id: str, price_id: str, moment:
 
 def _list_invoices(params: Any) -> dict[str, Any]:
     return call(lambda ready: ready.v1.invoices.list(params))
+
+
+def _list_payments(asked: dict[str, Any]) -> list[dict[str, Any]]:
+    params: Any = {**asked, "limit": stripe_client.PAGE}  # an invoice is paid at once, or in a few parts
+    found: list[dict[str, Any]] = call(lambda ready: ready.v1.invoice_payments.list(params))["data"]
+    return found
 
 
 def _read_invoice(found: Mapping[str, Any]) -> Invoice:

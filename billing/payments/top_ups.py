@@ -27,6 +27,7 @@ from billing.models import TopUp
 from billing.payments import bookings, customers, news, reversals, strikes, stripe_client
 from billing.payments.stripe_client import TAG, Payment, Session, StripeRefused
 from billing.payments.verdicts import Verdict, judge
+from catalog import money
 from catalog.money import NANO_PER_USD
 
 log = structlog.get_logger(__name__)
@@ -52,6 +53,14 @@ class TopUpTaken(Exception):
 
 class NothingToDecide(Exception):
     """The top-up is not quarantined."""
+
+
+class MoreThanPaid(Exception):
+    """What one person may credit for this payment ends at `most` (nano-USD); for the rest there are adjustments, which two people make."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"at most {most} nano-USD")
+        self.most = most
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,11 +318,14 @@ AFTERMATH: dict[TopUp.Kind, Aftermath] = {
 
 @transaction.atomic
 def credit_quarantined(*, top_up_id: uuid.UUID, credit_nano: int, reason: str, user: User, now: datetime) -> TopUp:
-    """Credit a quarantined payment with what staff finds right, once.
+    """Credit a quarantined payment with what staff finds right, once: more than was paid or asked for only as far as one may give alone.
 
-    Raises: NothingToDecide, ledger.NotPositive, TopUp.DoesNotExist.
+    Raises: NothingToDecide, MoreThanPaid, ledger.NotPositive, TopUp.DoesNotExist.
     """
     top_up = _quarantined(top_up_id)
+    most = max(top_up.paid_minor or 0, top_up.charge_minor) * NANO_PER_MINOR + money.nano_from_usd(settings.ADJUSTMENT_LIMIT_USD)
+    if credit_nano > most:
+        raise MoreThanPaid(most)
     top_up.credit_nano = credit_nano
     top_up.state = TopUp.State.PAID
     top_up.failure = ""

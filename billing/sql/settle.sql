@@ -44,12 +44,13 @@ CREATE OR REPLACE FUNCTION billing_count_in_slots(ids uuid[], sign integer) RETU
 BEGIN
     INSERT INTO billing_usageslot AS s (account_id, key_id, model, provider, starts_at, requests, errors, input_tokens, cached_input_tokens,
             cache_write_tokens, audio_input_tokens, output_tokens, reasoning_tokens, audio_output_tokens, images, cost, upstream_cost,
-            reported_cost, written_off, latency_ms, timed, first_token_ms, first_timed)
+            reported_cost, reported, reported_upstream_cost, written_off, latency_ms, timed, first_token_ms, first_timed)
         SELECT u.account_id, u.key_id, u.model, u.provider, billing_slot_of(u.started_at), sign * COUNT(*),
             sign * COUNT(*) FILTER (WHERE u.status IN ('error', 'cut', 'swept')), sign * SUM(u.input_tokens), sign * SUM(u.cached_input_tokens),
             sign * SUM(u.cache_write_tokens + u.cache_write_1h_tokens), sign * SUM(u.audio_input_tokens), sign * SUM(u.output_tokens),
             sign * SUM(u.reasoning_tokens), sign * SUM(u.audio_output_tokens), sign * SUM(u.images), sign * SUM(u.cost),
-            sign * SUM(u.upstream_cost), sign * COALESCE(SUM(u.reported_cost), 0), sign * SUM(u.written_off),
+            sign * SUM(u.upstream_cost), sign * COALESCE(SUM(u.reported_cost), 0), sign * COUNT(u.reported_cost),
+            sign * COALESCE(SUM(u.upstream_cost) FILTER (WHERE u.reported_cost IS NOT NULL), 0), sign * SUM(u.written_off),
             sign * COALESCE(SUM(u.latency_ms), 0), sign * COUNT(u.latency_ms), sign * COALESCE(SUM(u.first_token_ms), 0),
             sign * COUNT(u.first_token_ms)
         FROM billing_usagerecord u WHERE u.request_id = ANY (ids)
@@ -62,7 +63,9 @@ BEGIN
             output_tokens = s.output_tokens + EXCLUDED.output_tokens, reasoning_tokens = s.reasoning_tokens + EXCLUDED.reasoning_tokens,
             audio_output_tokens = s.audio_output_tokens + EXCLUDED.audio_output_tokens, images = s.images + EXCLUDED.images,
             cost = s.cost + EXCLUDED.cost, upstream_cost = s.upstream_cost + EXCLUDED.upstream_cost,
-            reported_cost = s.reported_cost + EXCLUDED.reported_cost, written_off = s.written_off + EXCLUDED.written_off,
+            reported_cost = s.reported_cost + EXCLUDED.reported_cost, reported = s.reported + EXCLUDED.reported,
+            reported_upstream_cost = s.reported_upstream_cost + EXCLUDED.reported_upstream_cost,
+            written_off = s.written_off + EXCLUDED.written_off,
             latency_ms = s.latency_ms + EXCLUDED.latency_ms, timed = s.timed + EXCLUDED.timed,
             first_token_ms = s.first_token_ms + EXCLUDED.first_token_ms, first_timed = s.first_timed + EXCLUDED.first_timed;
 END $$;

@@ -1,5 +1,6 @@
 """Accounts with a member of every role, and browsers that are signed in as them."""
 
+import re
 import uuid
 from dataclasses import dataclass, field
 
@@ -8,10 +9,15 @@ from django.contrib.auth.hashers import PBKDF2PasswordHasher
 from django.test import Client
 from django.utils import timezone
 
-from accounts.models import Account, Membership, User
+from accounts.models import Account, Membership, OutboxMessage, User
 from billing.opening import open_account
 
 PASSWORD = "correct horse battery staple"
+
+
+def code_in(mail: OutboxMessage) -> str:
+    """The code that a mail tells, on a line of its own."""
+    return next(line for line in mail.content["text"].splitlines() if re.fullmatch(r"[0-9A-Z-]{6,9}", line))
 
 
 class QuickHasher(PBKDF2PasswordHasher):

@@ -184,3 +184,25 @@ def test_everybody_may_leave_and_then_finds_nothing(house: House) -> None:
     client = house.browser("viewer")
     assert client.post(f"{house.base}/members/{house.members['viewer'].pk}/remove")["Location"] == "/"
     assert client.get(f"{house.base}/").status_code == 404
+
+
+def test_nobody_sends_the_world_mails_in_our_name(house: House) -> None:
+    now, by, victim = timezone.now(), house.members["owner"], f"{uuid.uuid4().hex}@example.com"
+
+    def invite_over(member: Membership, email: str) -> None:
+        invitations.invite(by=member, email=email, role="viewer", link="{secret}", now=now)
+
+    for _ in range(invitations.MOST_TO_ONE_A_DAY):
+        invite_over(by, victim)
+    with pytest.raises(invitations.TooManyInvitations):
+        invite_over(by, victim)
+    elsewhere = Membership.objects.create(account=House().account, user=by.user, role="owner")  # another account is no way around it
+    with pytest.raises(invitations.TooManyInvitations):
+        invite_over(elsewhere, victim)
+    for number in range(invitations.MOST_A_DAY - invitations.MOST_TO_ONE_A_DAY):
+        invite_over((by, elsewhere)[number % 2], f"{uuid.uuid4().hex}@example.com")
+    client, page = house.browser("owner"), f"{house.base}/members"
+    answer = client.post(page, {"email": "x@example.com", "role": "viewer", "form_token": token_of(client, page)})
+    assert answer.status_code == 400 and "too many invitations" in answer.content.decode()
+    invite_over(house.members["admin"], victim)  # others of the account may
+    invitations.invite(by=by, email=victim, role="viewer", link="{secret}", now=now + timedelta(days=1, seconds=1))

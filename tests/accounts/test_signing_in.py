@@ -21,11 +21,11 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from accounts import invitations
+from accounts import form_tokens, invitations
 from accounts.models import Account, Membership, OutboxMessage, User
 from catalog import vault
 from gateway_site import second_factors, tasks
-from tests.accounts.people import PASSWORD, House, browser_of, new_person
+from tests.accounts.people import PASSWORD, House, browser_of, code_in, new_person
 
 
 def stranger() -> Client:
@@ -67,7 +67,7 @@ def test_a_person_is_in_once_the_code_from_the_mail_is_typed() -> None:
     wrong = client.post(reverse("account_email_verification_sent"), {"code": "AAAAAA"})
     assert wrong.status_code == 200
     assert not is_signed_in(client)
-    client.post(reverse("account_email_verification_sent"), {"code": mail_to(address).subject.split()[0]})
+    client.post(reverse("account_email_verification_sent"), {"code": code_in(mail_to(address))})
     assert is_signed_in(client)
     assert User.objects.get(email=address).name == "Ada"
     assert re.fullmatch(r"/a/ada-[0-9a-f]{8}/", client.get("/")["Location"])
@@ -124,6 +124,20 @@ def test_a_wrong_password_and_an_unknown_address_look_alike_and_are_slowed_down(
     client = stranger()
     sign_in(client, known)  # right, and too late
     assert not is_signed_in(client)
+
+
+def test_the_link_in_a_mail_leads_to_our_own_address_whatever_host_asked_for_it(settings: Any) -> None:
+    settings.ALLOWED_HOSTS, settings.PUBLIC_URL = ["*"], "https://gateway.example"
+    user, house = new_person(password=PASSWORD), House()
+    thief = Client(headers={"Host": "evil.example"})
+    thief.post(reverse("account_reset_password"), {"email": user.email})
+    text = mail_to(user.email).content["text"]
+    assert "https://gateway.example/user/password/reset/key/" in text and "evil.example" not in text
+    client, guest = house.browser("owner"), new_address()
+    form = {"email": guest, "role": "viewer", "form_token": form_tokens.new()}
+    assert client.post(f"{house.base}/members", form, headers={"Host": "evil.example"}).status_code == 302
+    text = mail_to(guest).content["text"]
+    assert "https://gateway.example/invitations/" in text and "evil.example" not in text
 
 
 def test_somebody_whom_the_operator_made_signs_in_without_a_mail() -> None:

@@ -203,3 +203,14 @@ def test_a_key_that_was_revoked_while_its_form_was_open_stays_as_it_is() -> None
     issuing.revoke(key=customer.key, now=timezone.now())
     assert boss.post(there, {**form, "name": "another"}).status_code == 403
     assert ApiKey.objects.get(pk=customer.key.pk).name == "test key"
+
+
+def test_who_may_only_look_at_people_sees_no_hash_of_a_password() -> None:
+    person = User.objects.create_user(f"{uuid.uuid4().hex}@example.com", "correct horse battery staple")
+    client = browser_of(new_staff("accounts.view_user"))
+    page = client.get(reverse("admin:accounts_user_change", args=[person.pk])).content.decode()
+    assert person.email in page
+    assert person.password.rpartition("$")[2] not in page
+    begins = person.password[:6]
+    for lookup in ("password__startswith", "password"):
+        assert client.get(reverse("admin:accounts_user_changelist"), {lookup: begins}).status_code == 400

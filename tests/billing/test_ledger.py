@@ -6,11 +6,11 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection, transaction
 
 from accounts.models import Account
-from billing import ledger
-from billing.models import CreditGrant, Transfer, Wallet
+from billing import ledger, undelivered
+from billing.models import CreditGrant, TopUp, Transfer, Wallet
 from catalog.money import LARGEST
 from tests.billing.desk import NOW, Desk, OpenDesk
 
@@ -224,4 +224,64 @@ def test_a_debit_takes_nothing_from_what_has_expired(open_desk: OpenDesk) -> Non
     assert (grant_of(paid).remaining, desk.balance) == (0, 0)
     ledger.expire_grants(now=NOW + timedelta(days=1), limit=1000)
     assert desk.balance == 0
+    assert desk.audit() == []
+
+
+def test_a_row_that_refers_to_a_wallet_does_not_wait_for_its_booking(open_desk: OpenDesk) -> None:
+    desk = open_desk()
+    fields = {"wallet_id": desk.wallet_id, "kind": "auto", "credit_nano": USD, "charge_minor": 100, "state": "failed"}
+    refused: list[Exception] = []
+
+    def ask_for_payment() -> None:
+        try:
+            with transaction.atomic(), connection.cursor() as cursor:
+                cursor.execute("SET LOCAL lock_timeout = '3s'")
+                TopUp.objects.create(**fields)
+        except OperationalError as error:
+            refused.append(error)
+        finally:
+            connection.close()
+
+    with transaction.atomic():
+        desk.credit(USD)
+        asking = threading.Thread(target=ask_for_payment)
+        asking.start()
+        asking.join()
+    assert refused == []
+
+
+def test_two_bookings_of_a_wallet_take_turns_with_settling(desk: Desk) -> None:
+    held = desk.hold(4 * USD)
+    done: list[str] = []
+
+    def settle() -> None:
+        desk.settle(desk.record(held, USD))
+        done.append("settled")
+
+    settling = threading.Thread(target=settle)
+    with transaction.atomic():
+        desk.credit(USD)
+        settling.start()
+        settling.join(timeout=0.5)
+        done.append("credited")
+    settling.join()
+    assert done == ["credited", "settled"]
+    assert (desk.balance, desk.audit()) == (10 * USD, [])
+
+
+@pytest.mark.parametrize("bought_first", [False, True])
+def test_what_was_not_delivered_comes_back_as_the_gift_that_paid_it(open_desk: OpenDesk, *, bought_first: bool) -> None:
+    desk = open_desk()
+    ends = NOW + timedelta(days=9)
+    gift = desk.credit(3 * USD, kind="promo", debit_account="promo", expires_at=ends)
+    desk.credit(5 * USD)
+    if bought_first:
+        desk.spend(4 * USD)
+        assert grant_of(gift).remaining == 0
+    request = desk.hold(USD)
+    desk.settle(desk.record(request, USD))
+    back = undelivered.refund(request_id=request["id"], account_id=desk.account.pk, delivered=0, now=NOW)
+    assert back is not None
+    grant = grant_of(back)
+    assert (grant.kind, grant.expires_at) == (("paid", None) if bought_first else ("promo", ends))
     assert desk.audit() == []

@@ -208,7 +208,7 @@ def test_any_history_of_money_adds_up() -> None:
     run_state_machine_as_test(
         Money,
         settings=settings(
-            max_examples=int(os.environ.get("MACHINE_EXAMPLES", "10")),
+            max_examples=int(os.environ.get("MACHINE_EXAMPLES", "8")),
             stateful_step_count=int(os.environ.get("MACHINE_STEPS", "30")),
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

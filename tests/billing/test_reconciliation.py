@@ -90,6 +90,11 @@ CORRUPTIONS = {
         "written off",
         "UPDATE billing_transfer SET amount = amount * 10 WHERE wallet_id = %(wallet)s AND kind = 'writeoff'",
     ),
+    "more paid back than was charged": (
+        "I2",
+        "what was paid back",
+        "UPDATE billing_transfer SET kind = 'undelivered', source_id = gen_random_uuid() WHERE wallet_id = %(wallet)s AND kind = 'promo'",
+    ),
     "a transfer that vanished": ("I3", "chain of transfers breaks", "DELETE FROM billing_transfer WHERE id = FIRST_CHARGE"),
     "a transfer with another balance": (
         "I3",
@@ -125,6 +130,11 @@ CORRUPTIONS = {
         "I4",
         "and its grant differ",
         "DELETE FROM billing_creditgrant WHERE wallet_id = %(wallet)s",
+    ),
+    "an expiry of more than there was": (
+        "I4",
+        "what expired of the grant",
+        "UPDATE billing_transfer SET kind = 'expiry', source_id = '0:' || id WHERE id = FIRST_CHARGE",
     ),
     "a window that counts other money": (
         "I5",

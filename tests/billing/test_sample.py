@@ -10,7 +10,7 @@ from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
 from accounts.models import Account, AuditEvent, Membership
-from billing import receipts, reconciliation, sample, usage_reports
+from billing import receipts, reconciliation, sample, service_health, usage_reports
 from billing.models import Hold, HoldOwner, Plan, Transfer, UsageRecord, UsageSlot, Wallet
 from billing.reports import Period
 from catalog.models import CatalogVersion
@@ -48,6 +48,14 @@ def test_something_happened_on_each_of_thirty_days_and_just_now(account: Account
     assert UsageRecord.objects.filter(account=account, started_at__gt=now - timedelta(hours=1)).exists()
 
 
+def test_the_status_of_models_is_not_judged_by_it(account: Account) -> None:
+    now = timezone.now()
+    models = set(UsageRecord.objects.filter(account=account).values_list("model", flat=True))
+    made_up = service_health.by("model", service_health.WINDOWS["week"], now=now)
+    others = UsageSlot.objects.filter(model__in=models, starts_at__gt=now - timedelta(days=8)).exclude(account=account)
+    assert set(made_up) & models <= set(others.values_list("model", flat=True))
+
+
 def test_making_it_twice_makes_one(account: Account) -> None:
     before = Transfer.objects.filter(wallet__account=account).count()
     assert sample.make(owner_email="somebody-else@example.com", now=timezone.now()) == account
@@ -82,7 +90,7 @@ def test_it_stays_while_a_request_is_under_way(account: Account) -> None:
         boot_id="0191b7c0-0000-7000-8000-000000000077", host="here", pid=1, lease_until=now + timedelta(hours=1)
     )
     Hold.objects.create(
-        request_id="0191b7c0-0000-7000-8000-000000000078", account=account, wallet=wallet, key=account.keys.first(), owner=owner, amount=0,
+        request_id="0191b7c0-0000-7000-8000-000000000078", account=account, wallet=wallet, key=account.keys.all()[0], owner=owner, amount=0,
         free_after=0, started_at=now, expires_at=now + timedelta(hours=1),
     )  # fmt: skip
     with pytest.raises(sample.StillBusy):

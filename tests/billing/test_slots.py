@@ -9,7 +9,7 @@ import pytest
 from django.db import connection, transaction
 from django.utils import timezone
 
-from billing import reconciliation, request_log, usage_reports
+from billing import reconciliation, request_log, usage_reports, usage_table
 from billing.models import UsageSlot
 from billing.reports import InvalidParameter, Period
 from billing.request_log import Search
@@ -91,26 +91,38 @@ def busy_drifts(desk: Desk) -> list[str]:
     return [str(drift) for drift in reconciliation.audit(now=NOW, accounts=[desk.account.pk]) if drift.invariant == "I10"]
 
 
-def test_totals_series_and_tops_agree(busy: Desk) -> None:
+def test_steps_groups_and_parts_agree(busy: Desk) -> None:
     whole: dict[str, Any] = {"account": busy.account, "period": YEAR}
-    totals = usage_reports.totals(**whole)
+    found = usage_reports.breakdown(**whole, step="day", dimension="model", parts=1)
+    totals = usage_table.add(step.sums for step in found.steps)
     assert (totals.requests, totals.errors, totals.cost) == (18, 9, 3 * 3 * 111)
     assert (totals.input_tokens, totals.cached_input_tokens, totals.output_tokens) == (9 * 5 + 9 * 13, 27, 9 * 2 + 9 * 4)
     assert (totals.error_ppm, totals.mean_latency_ms, totals.mean_first_token_ms) == (500_000, 20, 5)
+    assert usage_table.add(group.sums for group in found.groups) == totals
+    assert [(group.name, group.sums.cost) for group in found.groups] == [("house/b", 666), ("house/a", 333)]
+    assert {name: usage_table.add(steps.values()).cost for name, steps in found.parts.items()} == {"house/b": 666}
+    assert found.choices["provider"] == ["one", "two"]
     for step in usage_reports.STEPS:
-        assert sum(one.sums.cost for one in usage_reports.series(**whole, step=step)) == totals.cost
+        series = usage_reports.series(**whole, step=step)
+        assert series == usage_reports.breakdown(**whole, step=step).steps
+        assert usage_table.add(one.sums for one in series) == totals
     assert [one.sums.cost for one in usage_reports.series(**whole, step="day")] == [9, 90, 900]
-    top = usage_reports.top(**whole, dimension="model")
-    assert [(one.name, one.sums.cost) for one in top] == [("house/b", 666), ("house/a", 333)]
-    assert [one.name for one in usage_reports.top(**whole, dimension="provider", limit=1)] == ["two"]
-    assert usage_reports.choices(**whole)["provider"] == ["one", "two"]
-    stacked = usage_reports.series_by(**whole, step="day", dimension="key")
-    assert [one.sums.cost for one in stacked[busy.key.pk]] == [3, 30, 300]
+    (dearest,) = usage_reports.breakdown(**whole, step="week", dimension="provider", limit=1).groups
+    assert dearest.name == "two"
+    stacked = usage_reports.breakdown(**whole, step="day", dimension="key", parts=9).parts
+    assert [sums.cost for sums in stacked[busy.key.pk].values()] == [3, 30, 300]
 
 
 def test_filters_narrow_and_combine(busy: Desk) -> None:
     def cost(**fields: object) -> int:
-        return usage_reports.totals(account=busy.account, period=YEAR, filters=Filters(**fields)).cost  # type: ignore[arg-type]
+        filters = Filters(**fields)  # type: ignore[arg-type]
+        found = usage_reports.breakdown(account=busy.account, period=YEAR, step="day", dimension="key", filters=filters, parts=9)
+        assert found.choices["model"] == ["house/a", "house/b"]
+        assert usage_reports.series(account=busy.account, period=YEAR, step="day", filters=filters) == found.steps
+        parts = [sums for steps in found.parts.values() for sums in steps.values()]
+        assert usage_table.add(parts) == usage_table.add(group.sums for group in found.groups)
+        assert usage_table.add(parts) == usage_table.add(step.sums for step in found.steps)
+        return usage_table.add(parts).cost
 
     assert cost(models=("house/a",)) == 333
     assert cost(keys=(busy.key.pk,)) == 333

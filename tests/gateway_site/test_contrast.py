@@ -9,7 +9,8 @@ SHEET = (Path(__file__).parents[2] / "gateway_site" / "static" / "site.css").rea
 PAIR = r"light-dark\((#[0-9a-f]{6}),\s*(#[0-9a-f]{6})\)"
 COLOURS = {name: (light, dark) for name, light, dark in re.findall(rf"--([\w-]+):\s*{PAIR}", SHEET)} | {"on-accent": ("#ffffff", "#ffffff")}
 COLOURS |= {
-    rule: (light, dark) for rule, light, dark in re.findall(rf"^(thead th|tbody tr:hover|\.meter-fill\.\w+) {{.*?{PAIR}", SHEET, re.MULTILINE)
+    rule: (light, dark)
+    for rule, light, dark in re.findall(rf"^(thead th|tbody tr:hover|\.meter-fill\.\w+) {{.*?{PAIR}", SHEET, re.MULTILINE)
 }
 GROUNDS = ("back", "surface", "sunken", "thead th", "tbody tr:hover")
 MOODS = ("good", "warn", "bad", "accent")

@@ -66,7 +66,7 @@ def test_an_authenticator_app_is_added_and_then_asked_for(page: Any) -> None:  #
     secret = page.locator("input[disabled], #authenticator_secret, [name=secret]").first.input_value()
 
     def code(step: int = 0) -> str:
-        return format_hotp_value(hotp_value(secret, int(time.time()) // 30 + step))
+        return str(format_hotp_value(hotp_value(secret, int(time.time()) // 30 + step)))
 
     page.get_by_label("code", exact=False).last.fill(code())
     page.get_by_role("main").get_by_role("button", name=re.compile("Activate|Add|Turn on|Confirm")).click()

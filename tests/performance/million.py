@@ -136,15 +136,14 @@ def questions(account: Any, now: datetime) -> dict[str, Callable[[], Any]]:
     narrow = usage_reports.Filters(models=("house/model-1",), keys=(key.pk,))
     last_month = statements.months_of(account, now=now)[0]
     asked: dict[str, Callable[[], Any]] = {
-        "usage_reports.totals": lambda: usage_reports.totals(**whole),
         **{f"usage_reports.series by {step}": partial(usage_reports.series, **whole, step=step) for step in usage_reports.STEPS},
         "usage_reports.series by hour, one model and key": lambda: usage_reports.series(**whole, step="hour", filters=narrow),
-        "usage_reports.series_by model and day": lambda: usage_reports.series_by(**whole, step="day", dimension="model"),
         **{
-            f"usage_reports.top {dimension}s": partial(usage_reports.top, **whole, dimension=dimension, limit=10)
+            f"usage_reports.breakdown by day and {dimension}": partial(
+                usage_reports.breakdown, **whole, step="day", dimension=dimension, parts=5
+            )
             for dimension in usage_reports.DIMENSIONS
         },
-        "usage_reports.choices": lambda: usage_reports.choices(**whole),
         "usage_reports.burn": lambda: usage_reports.burn(account=account, now=now),
         **{
             f"/v1/usage by {grouping}": partial(reports.usage, **whole, grouping=grouping)
@@ -165,7 +164,7 @@ def questions(account: Any, now: datetime) -> dict[str, Callable[[], Any]]:
         "ledger export, first 1,000 rows": lambda: _take(exports.ledger_rows(**whole)),
         "request export, first 1,000 rows": lambda: _take(exports.request_rows(account=account, search=Search(period=month))),
         **{f"margins by {dimension}": partial(margins.margins, period=month, dimension=dimension) for dimension in margins.DIMENSIONS},
-        "reported costs by day (reads records)": lambda: margins.reported_days(period=month),
+        "reported costs by day": lambda: margins.reported_days(period=month),
         "operator's home: totals of today and the month": lambda: business.totals([business.day(now), Period(month.starts_at, now)]),
         "operator's home: times of the last requests": lambda: business.times(since=now - timedelta(hours=1)),
         "operator's home: providers in an hour": lambda: business.providers(period=Period(now - timedelta(hours=1), now)),
@@ -216,10 +215,12 @@ def measure(ask: Callable[[], Any], rounds: int) -> tuple[float, str]:
     """The median time in milliseconds, and what the plan of its greatest query read."""
     from django.db import connection
 
+    from billing import reports
+
     seen: list[tuple[str, Any]] = []
 
     def note(execute: Any, sql: str, parameters: Any, many: bool, context: Any) -> Any:
-        if sql.lstrip(" (\n").upper().startswith("SELECT"):
+        if sql.lstrip(" (\n").upper().startswith(("SELECT", "WITH")):
             seen.append((sql, parameters))
         return execute(sql, parameters, many, context)
 
@@ -231,7 +232,7 @@ def measure(ask: Callable[[], Any], rounds: int) -> tuple[float, str]:
         ask()
         times.append((time.perf_counter() - began) * 1000)
     plans = []
-    with connection.cursor() as cursor:
+    with reports.summing() as cursor:
         for sql, parameters in seen:
             cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}", parameters)
             plans.append(cursor.fetchone()[0][0])

@@ -287,6 +287,23 @@ def test_the_monthly_cap_counts_the_accounts_own_month(owner: Owner) -> None:
     assert auto_top_up.used_this_month(owner.auto, now=turn) == 0
 
 
+def test_a_reached_cap_is_told_once_a_month(owner: Owner) -> None:
+    if owner.now.day > 27:
+        owner.wait(days=5)  # one month is enough
+    owner.agree(cap=20)
+    assert owner.refill() is not None
+    owner.spend(20)
+    for _ in range(3):
+        owner.wait(hours=2)
+        assert owner.refill() is None
+    assert [mail for mail in owner.mails() if mail == "auto_top_up.capped"] == ["auto_top_up.capped"]
+    told = OutboxMessage.objects.get(account=owner.account, kind="mail", dedupe_key__contains="auto_top_up.capped")
+    assert "cap of $20.00 a month" in told.content["text"]
+    owner.agree(cap=30)  # another cap is reached: that is news
+    assert owner.refill() is None
+    assert owner.mails().count("auto_top_up.capped") == 2
+
+
 def test_a_refund_or_dispute_is_not_answered_with_another_charge(owner: Owner) -> None:
     owner.agree()
     top_up = owner.refill()

@@ -30,6 +30,7 @@ def top_up(one: TopUp, **fields: Any) -> int:
 
 
 CREDITED, TAKEN, SHARE = "was not credited with exactly", "is not what the ledger says", "is not its share"
+PLAN = "is more than it was, or less than nothing"
 CORRUPTIONS: dict[str, tuple[str, Corrupt]] = {
     "credited and not paid": (CREDITED, lambda one: top_up(one, state="open")),
     "credited with another amount": (CREDITED, lambda one: top_up(one, credit_nano=one.credit_nano + 1)),
@@ -42,6 +43,10 @@ CORRUPTIONS: dict[str, tuple[str, Corrupt]] = {
         lambda one: Reversal.objects.create(
             id=f"re_{one.pk}", top_up=one, kind="refund", amount_minor=1, status="succeeded", is_active=True
         ),
+    ),
+    "a clawback of a plan's credit that was none": (
+        PLAN,
+        lambda one: Transfer.objects.filter(reverses__source_id=str(one.pk)).update(source_type="invoice_reversal"),
     ),
     "a reversal that ended and was not given back": (SHARE, lambda one: Reversal.objects.filter(top_up=one).update(is_active=False)),
 }
@@ -68,5 +73,5 @@ def test_the_auditor_finds_it(till: Till, sentence: str, corrupt: Corrupt) -> No
 
 def test_every_check_of_payments_has_a_corruption_that_it_finds() -> None:
     checks = [check for check in reconciliation.CHECKS if check.invariant == "I7"]
-    assert len(checks) == 3
+    assert len(checks) == 4
     assert all(any(sentence in check.sentence for sentence, _ in CORRUPTIONS.values()) for check in checks)

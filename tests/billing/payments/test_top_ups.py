@@ -338,6 +338,20 @@ def test_staff_credits_a_quarantined_payment_once(till: Till) -> None:
     assert not drifts(till)
 
 
+def test_a_quarantined_payment_is_no_way_to_credit_any_sum_alone(till: Till, settings: Any) -> None:
+    from accounts.models import User
+
+    settings.ADJUSTMENT_LIMIT_USD = "10"
+    user = User.objects.create_user(f"{uuid.uuid4().hex}@example.com")
+    top_up = quarantined(till, charge_minor=2600)
+    decide: dict[str, Any] = {"top_up_id": top_up.pk, "reason": "more", "user": user, "now": timezone.now()}
+    with pytest.raises(top_ups.MoreThanPaid):
+        top_ups.credit_quarantined(**decide, credit_nano=36 * USD + 1)
+    assert till.balance == 0
+    top_ups.credit_quarantined(**decide, credit_nano=36 * USD)
+    assert till.balance == 36 * USD
+
+
 def test_a_rejected_payment_stays_rejected_whatever_comes(till: Till) -> None:
     from accounts.models import User
 

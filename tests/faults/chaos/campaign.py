@@ -3,8 +3,13 @@
 import random
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import psycopg
+from psycopg.types.json import Json
 
 from tests.faults.chaos import failpoints
 from tests.faults.chaos.load import Load
@@ -66,6 +71,7 @@ class Campaign:
             for number, victim in enumerate(victims, start=1):
                 time.sleep(self.dice.uniform(0.05, 0.4))
                 self._kill(victim)
+                self._redeliver()
                 self.servers.mend()
                 if number % self.audit_every == 0:
                     self._audit(number)
@@ -98,6 +104,17 @@ class Campaign:
             self.servers.kill("web worker")
             self.kills["web worker"] += 1
 
+    def _redeliver(self) -> None:
+        """Settle a few requests once more, as a process does that never heard whether PostgreSQL committed."""
+        with suppress(psycopg.OperationalError), self.servers.sql() as database:  # PostgreSQL may just be coming back
+            rows = database.execute(
+                "SELECT jsonb_agg(to_jsonb(u) || jsonb_build_object('id', request_id, 'account', account_id, 'key', key_id, 'price', price_id,"
+                " 'started', started_at, 'ended', ended_at)) FROM (SELECT * FROM billing_usagerecord WHERE status <> 'swept' AND cost > 0"
+                " ORDER BY request_id DESC LIMIT 3) u"
+            ).fetchone()
+            if rows is not None and rows[0] is not None:
+                database.execute("SELECT * FROM billing_settle(%s::jsonb, %s, now())", [Json(rows[0]), uuid.uuid4()])
+
     def _audit(self, number: int) -> None:
         """Check the invariants beside the traffic: they hold at every moment, not only in the end."""
         drifts = self.servers.do("audit")["drifts"]
@@ -110,7 +127,8 @@ class Campaign:
         servers.calm_the_bank()
 
         def is_quiet() -> bool:
-            for deed in ("fetch_events", "drain", "refill", "ask_about", "attend", "expire"):
+            servers.mend()
+            for deed in ("sweep", "fetch_events", "drain", "refill", "ask_about", "attend", "expire"):
                 servers.do(deed)
             left = servers.do("unfinished")
             states.append(left)
