@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from django.apps import apps
 from django.contrib import admin, messages
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
@@ -27,7 +28,7 @@ from gateway_site.admin_base import (
 
 admin.site.unregister(Group)
 # What allauth would show of second factors, sessions and tokens is nobody's to read or to change; addresses are verified by their owners.
-admin.site.unregister([model for model in list(admin.site._registry) if model.__module__.startswith("allauth.")])
+admin.site.unregister([model for model in apps.get_models() if model.__module__.startswith("allauth.") and admin.site.is_registered(model)])
 POWERS = ("is_staff", "is_superuser", "groups", "user_permissions")
 
 

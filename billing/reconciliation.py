@@ -348,6 +348,15 @@ CHECKS = (
         """,
     ),
     Check(
+        "I7",
+        "{subject} stands on stripe_clearing and is no payment's, or is a payment's and does not",
+        """
+        SELECT w.account_id, t.wallet_id, t.source_type || ' ' || t.source_id, 0, t.amount
+        FROM billing_transfer t LEFT JOIN billing_wallet w ON w.id = t.wallet_id
+        WHERE (t.source_type IN ('top_up', 'reversal')) <> ('stripe_clearing' IN (t.debit_account, t.credit_account)) AND TRANSFER_SCOPE
+        """,
+    ),
+    Check(
         "I8",
         "{subject} was admitted without being funded",
         """

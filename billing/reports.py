@@ -178,13 +178,14 @@ def usage(*, account: Account, period: Period, grouping: str = "model", key_id: 
 
     Raises: InvalidParameter when a grouping has more than MOST_ROWS groups.
     """
-    if grouping in ("model", "user"):  # each from where it is quickest read: what has no users, from slots
-        ahead, of_models, of_groups = "", f"({_records('model', key_id)})", f"({_records(grouping, key_id)})"
-    else:  # read once, into cells that both are added up from
+    if grouping in ("day", "key"):  # read once, into the few cells that both sums are made of
         cells = f"SELECT r.model, r.provider, r.name, {_PARTIAL} FROM ({_records(grouping, key_id)}) r GROUP BY 1, 2, 3"  # noqa: S608 - constants
         ahead, of_models, of_groups = f"WITH cells AS MATERIALIZED ({cells}) ", "cells", "cells"
+    else:  # each by itself: so many hours or users, times models, that cells would save nothing
+        ahead, of_models, of_groups = "", f"({_records('model', key_id)})", f"({_records(grouping, key_id)})"
     # One statement, so of one snapshot.
-    query = f"{ahead}(SELECT TRUE, r.model, r.provider, NULL, {_COUNTS} FROM {of_models} r GROUP BY r.model, r.provider LIMIT {MOST_ROWS + 1})"
+    models_by = f"SELECT TRUE, r.model, r.provider, NULL, {_COUNTS} FROM {of_models} r GROUP BY r.model, r.provider"  # noqa: S608 - constants
+    query = f"{ahead}({models_by} LIMIT {MOST_ROWS + 1})"
     if grouping != "model":
         query += f" UNION ALL (SELECT FALSE, NULL, NULL, r.name, {_COUNTS} FROM {of_groups} r GROUP BY r.name LIMIT {MOST_ROWS + 1})"  # noqa: S608
     with summing() as cursor:

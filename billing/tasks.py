@@ -168,7 +168,7 @@ def compare_with_stripe() -> int:
             dedupe_key=f"stripe_differs:{difference.payment_intent_id}",
             context={
                 "summary": f"Stripe's payment {difference.payment_intent_id} and the books differ.",
-                "details": f"Top-up {difference.top_up}: {difference.sentence}.",
+                "details": f"{f'Top-up {difference.top_up}' if difference.top_up else 'A plan'}: {difference.sentence}.",
             },
             now=now,
         )

@@ -66,7 +66,7 @@ def usage(request: HttpRequest, account: Account, membership: Membership) -> Htt
         "question": question,
         "totals": answer.totals,
         "chart": usage_charts.draw(question, asked.metric, answer),
-        "rows": table(asked, answer)[:MOST_SHOWN],
+        "rows": table(asked, answer),
         "left_out": max(0, len(answer.groups) - MOST_SHOWN) if question.by != "time" else 0,
         "has_images": bool(answer.totals.images),
         "by_name": usage_table.BY[question.by],
@@ -132,7 +132,7 @@ def read_key(text: str, account: Account) -> int | None:
 
 
 def table(asked: Asked, answer: Answer) -> list[Row]:
-    """The lines of the table. A group leads to its own usage, an end user to their requests."""
+    """The lines of the table that are shown. A group leads to its own usage, an end user to their requests."""
     question = asked.question
     if question.by == "time":
         zone = question.account.timezone
@@ -140,9 +140,10 @@ def table(asked: Asked, answer: Answer) -> list[Row]:
             Row(periods.label(step.starts_at, question.step, timezone=zone, short=False), "", step.sums, _share(step.sums, answer))
             for step in answer.steps
             if step.sums.requests
-        ][::-1]
-    names = usage_table.names_of(question.by, answer.groups, account=question.account)
-    return [Row(names[each.name], _href(asked, each.name), each.sums, _share(each.sums, answer)) for each in answer.groups]
+        ][: -MOST_SHOWN - 1 : -1]
+    groups = answer.groups[:MOST_SHOWN]
+    names = usage_table.names_of(question.by, groups, account=question.account)
+    return [Row(names[each.name], _href(asked, each.name), each.sums, _share(each.sums, answer)) for each in groups]
 
 
 def _share(sums: Sums, answer: Answer) -> int:

@@ -135,6 +135,13 @@ class ProviderAdmin(CatalogAdmin):
         """Only a provider that nothing is routed to and that has no key: any other is switched off instead."""
         return super().has_delete_permission(request, obj) and (obj is None or not (obj.routes.exists() or obj.keys.exists()))
 
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Where a provider's keys are sent is moved only by who may change the keys."""
+        fields = super().get_readonly_fields(request, obj)
+        if obj is None or request.user.has_perm("catalog.change_providerkey") or not obj.keys.exists():
+            return fields
+        return (*fields, "kind", "base_url", "allow_private")
+
 
 @admin.register(ProviderKey)
 class ProviderKeyAdmin(CatalogAdmin):

@@ -185,7 +185,9 @@ class _Plan:
                 self._problem(f"{entry.path}.secret_env", f"what {entry.secret_env} holds cannot be a secret: it {problem}")
                 return
         if secret and service_accounts.looks_like_one(secret) and provider.kind != Provider.Kind.VERTEX:
-            self._problem(entry.path, f"a service account signs in to a provider of kind 'vertex', and {provider.slug!r} is {provider.kind!r}")
+            self._problem(
+                entry.path, f"a service account signs in to a provider of kind 'vertex', and {provider.slug!r} is {provider.kind!r}"
+            )
             return
         row = self._keys.get((provider.pk, entry.name)) if provider.pk is not None else None
         if row is None:

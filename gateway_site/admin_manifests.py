@@ -31,6 +31,7 @@ NEEDED = (
     "catalog.add_price",
     "catalog.delete_route",
     "catalog.change_catalogversion",
+    "catalog.change_providerkey",  # a manifest can move the address that stored keys are sent to
 )
 NEEDED_FOR_PLANS = ("billing.add_plan", "billing.change_plan")
 TONES = {"+": "success", "~": "info", "-": "danger", "!": "warning"}

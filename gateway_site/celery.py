@@ -9,7 +9,6 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway_site.settings")
 
 from django.conf import settings
 
-
 LEAST_PATIENCE = 30.0  # seconds: behind a slow task on a busy machine, a frequent one would expire every time and never run
 
 

@@ -81,7 +81,17 @@ ATTEMPTS = Tally("tollgate_upstream_attempts_total", "Calls to providers and how
 USAGE_FLAGS = Tally("tollgate_usage_flags_total", "What was doubtful about the usage that providers reported.", ("provider", "flag"))
 BROKEN_GRAMMAR = Tally("tollgate_broken_grammar_total", "Bridged streams that broke their format (see CHECK_STREAMS).", ("format",))
 SETTLEMENTS = Tally("tollgate_settlements_total", "What became of the records of finished requests.", ("outcome",))
-TALLIES: tuple[Tally | SpreadTally, ...] = (REQUESTS, SECONDS, FIRST_TOKEN_SECONDS, TOKENS, CHARGED, ATTEMPTS, USAGE_FLAGS, BROKEN_GRAMMAR, SETTLEMENTS)
+TALLIES: tuple[Tally | SpreadTally, ...] = (
+    REQUESTS,
+    SECONDS,
+    FIRST_TOKEN_SECONDS,
+    TOKENS,
+    CHARGED,
+    ATTEMPTS,
+    USAGE_FLAGS,
+    BROKEN_GRAMMAR,
+    SETTLEMENTS,
+)
 
 
 def pass_on() -> None:

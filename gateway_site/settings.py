@@ -178,6 +178,7 @@ ACCOUNT_PREVENT_ENUMERATION = True
 ACCOUNT_LOGIN_ON_PASSWORD_RESET = False
 ACCOUNT_LOGOUT_ON_PASSWORD_CHANGE = False  # the other sessions end; the one at hand goes on
 ACCOUNT_REAUTHENTICATION_REQUIRED = True
+ACCOUNT_RATE_LIMITS = {"mail": "20/h/key"}  # beside allauth's own: what strangers can have sent to one address (gateway_site.sign_up)
 ACCOUNT_REAUTHENTICATION_TIMEOUT = 15 * 60
 ACCOUNT_SESSION_REMEMBER = False
 ACCOUNT_EMAIL_SUBJECT_PREFIX = ""
@@ -286,7 +287,11 @@ SPECTACULAR_SETTINGS = {
     "SCHEMA_PATH_PREFIX": "/v1",
     "COMPONENT_SPLIT_PATCH": False,
     "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
-    "ENUM_NAME_OVERRIDES": {"Role": "accounts.models.Membership.Role", "Window": "keys.models.ApiKey.Window", "Kind": "keys.models.ApiKey.Kind"},
+    "ENUM_NAME_OVERRIDES": {
+        "Role": "accounts.models.Membership.Role",
+        "Window": "keys.models.ApiKey.Window",
+        "Kind": "keys.models.ApiKey.Kind",
+    },
 }
 
 # -- Celery --------------------------------------------------------------------------------------------------------------------------

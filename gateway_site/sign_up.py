@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+import structlog
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.account.models import EmailAddress
+from allauth.core import ratelimit
 from allauth.socialaccount.adapter import DefaultSocialAccountAdapter
 from django import forms
 from django.conf import settings
@@ -17,6 +19,8 @@ from django.utils import timezone
 from accounts import invitations, outbox
 from accounts.models import User
 from accounts.pages import origin_of
+
+log = structlog.get_logger(__name__)
 
 INVITATION = "invitation"  # in the session: the secret of the link that somebody followed before they had signed up
 _MAILS = {
@@ -59,9 +63,17 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         return answer
 
     def send_mail(self, template_prefix: str, email: str, context: Mapping[str, Any]) -> None:
-        """Write the mail down for the outbox. What has no words of ours is a notice in allauth's."""
+        """Write the mail down for the outbox. What has no words of ours is a notice in allauth's.
+
+        Of what anybody can ask for by typing somebody's address, no more than a few an hour are sent to it, whoever asks from wherever.
+        """
         template = _MAILS.get(template_prefix)
+        if template is not None and not ratelimit.consume(self.request, action="mail", key=email.lower()):
+            log.warning("mail_not_sent", template=template, reason="this address was sent too many within the hour")
+            return
         told: dict[str, Any] = {"email": email, **{name: value for name, value in context.items() if isinstance(value, str | int)}}
+        for name in (name for name in told if name.endswith("_url")):  # at our own address, whatever host the request said it came to
+            told[name] = origin_of(self.request) + urlsplit(told[name])._replace(scheme="", netloc="").geturl()
         if template is None:
             rendered = self.render_mail(template_prefix, email, {"email": email, "current_site": _Site, "request": self.request, **context})
             template = "sign_in_notice"
@@ -69,10 +81,6 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         outbox.queue_mail(
             dedupe_key=f"sign-in:{uuid.uuid4().hex}", to=email, template=template, context=told, account=None, now=timezone.now()
         )
-
-    def get_reset_password_from_key_url(self, key: str) -> str:
-        """Where a new password is set: at our own address, whatever host the request for the mail said it came to."""
-        return f"{origin_of(self.request)}{urlsplit(super().get_reset_password_from_key_url(key)).path}"
 
     def get_login_redirect_url(self, request: HttpRequest) -> str:
         """To the invitation that somebody came with, else to their account."""

@@ -159,9 +159,7 @@ def connect(url: str, *, seconds: float = CALL_SECONDS) -> Redis:
 
     redis-py's own defaults are ten retries and five seconds, which is 4 s a command while the server is down.
     """
-    return Redis.from_url(
-        url, retry=Retry(NoBackoff(), 0), socket_timeout=seconds, socket_connect_timeout=seconds, decode_responses=False
-    )
+    return Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=seconds, socket_connect_timeout=seconds, decode_responses=False)
 
 
 class RateLimiter:

@@ -38,6 +38,7 @@ ODD = (
     *(base64.urlsafe_b64encode(f"{moment}|{uuid.UUID(int=1)}".encode()).decode().rstrip("=") for moment in MOMENTS),  # a place in a log
     *map(quote, MOMENTS),
 )
+SHARPEST = ("%00", "%D9%A1", "9" * 40, ODD[-8])  # each parameter meets these alone, the others together
 OF_THE_API = ("before", "limit", "start", "end", "name", "include_ended")  # read by serializers
 
 
@@ -71,8 +72,10 @@ def odd_addresses(client: Client, address: str, asked_for: set[str], *more: str)
     client.get(address)
     while found := (asked_for | set(more)) - tried:
         for name in sorted(found):
-            for value in ODD:
+            for value in SHARPEST:
                 yield f"{address}?{name}={value}"
+        for value in ODD:
+            yield f"{address}?{'&'.join(f'{name}={value}' for name in sorted(found))}"
         for begins, ends in (
             ("0001-01-01", "9999-12-31"),
             ("9999-12-31", "9999-12-31"),
@@ -92,8 +95,8 @@ def test_a_page_takes_odd_parameters(house: House, pattern: str, asked_for: set[
     for odd in odd_addresses(client, address, asked_for):
         response = client.get(odd)
         assert response.status_code < 500, (odd, response.status_code)
-        if response.streaming and not response.is_async:
-            b"".join(response.streaming_content)  # type: ignore[arg-type]
+        if response.streaming:
+            assert response.getvalue() is not None
 
 
 @pytest.mark.parametrize("pattern", [pattern for pattern in ROUTES if "<str:" in pattern and ROUTES[pattern].policy != "key"])
@@ -108,9 +111,10 @@ def test_a_page_takes_odd_addresses(house: House, pattern: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["live", "management"])
-def test_the_api_takes_odd_parameters(house: House, kind: str, asked_for: set[str]) -> None:
+def test_the_api_takes_odd_parameters(house: House, kind: str, asked_for: set[str], settings: Any) -> None:
+    settings.MANAGEMENT_RPM = 0
     owner = house.user("owner")
-    _, secret = issuing.issue(account=house.account, name=uuid.uuid4().hex, kind=kind, created_by=owner, now=timezone.now(), rpm=0 or None)
+    _, secret = issuing.issue(account=house.account, name=uuid.uuid4().hex, kind=kind, created_by=owner, now=timezone.now())
     client = Client(headers={"Authorization": f"Bearer {secret}"})
     reading = {
         call.path
@@ -123,7 +127,7 @@ def test_the_api_takes_odd_parameters(house: House, kind: str, asked_for: set[st
         asked_for.clear()
         for odd in odd_addresses(client, address, asked_for, *(OF_THE_API if kind == "management" else ())):
             response = client.get(odd)
-            assert response.status_code < 500, (odd, response.status_code)
+            assert response.status_code < 500 and response.status_code != 429, (odd, response.status_code)
 
 
 class Facts(dict[str, str]):

@@ -195,7 +195,9 @@ class AccountAdmin(BaseAccountAdmin):
             messages.success(request, "The sample account is removed.")
             return HttpResponseRedirect(reverse("admin:accounts_account_changelist"))
         about = "Its figures are invented; with it go its keys, its usage and its ledger. Nothing else changes."
-        return self.form_page(request, obj, title="Remove the sample account", form=PageForm(), submit="Remove it", about=about, danger=True)
+        return self.form_page(
+            request, obj, title="Remove the sample account", form=PageForm(), submit="Remove it", about=about, danger=True
+        )
 
     def look_as(self, request: HttpRequest, obj: Account) -> HttpResponse:
         """See the account as one of its members does, reading only."""

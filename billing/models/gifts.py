@@ -86,6 +86,7 @@ class Adjustment(models.Model):
         REJECTED = "rejected"
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+
     class Kind(models.TextChoices):
         PROMO = "promo", "promo: a gift, burned first"
         PAID = "paid", "paid: money was received outside Stripe, burned last"

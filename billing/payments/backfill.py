@@ -11,7 +11,7 @@ import structlog
 from django.conf import settings
 
 from billing.models import TopUp
-from billing.payments import inbox, stripe_client, top_ups
+from billing.payments import inbox, plan_changes, plan_reversals, stripe_client, top_ups
 from billing.payments.stripe_client import TAG, Payment
 
 log = structlog.get_logger(__name__)
@@ -25,7 +25,7 @@ ASKED_AT_ONCE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A payment that Stripe lists and that our books do not say the same of. Amounts in minor units."""
+    """A payment that Stripe lists and that our books do not say the same of. `top_up` is what it names; empty: a plan's. Minor units."""
 
     payment_intent_id: str
     top_up: str
@@ -74,14 +74,17 @@ def ask_about_unfinished(*, now: datetime) -> int:
 
 
 def compare(*, since: datetime, until: datetime, now: datetime) -> list[Difference]:
-    """Compare Stripe's list of payments with our top-ups, after asking about each that differs: what is left is a difference.
+    """Compare Stripe's list of payments with our top-ups and plans, after asking about each that differs: what is left is a difference.
 
     Raises: NotConfigured, StripeUnavailable, StripeRefused.
     """
     found = []
     for payment in stripe_client.list_payments(since=since, until=until):
         name = payment.metadata.get(TAG, "")
-        if payment.status != "succeeded" or not name:
+        if payment.status != "succeeded":
+            continue
+        if not name:
+            found += _differences_of_plan(payment, now)
             continue
         top_up = TopUp.objects.filter(payment_intent_id=payment.id).first() or _converged(name, payment, now)
         if top_up is None and payment.metadata.get("installation") != settings.PUBLIC_URL:
@@ -98,6 +101,15 @@ def compare(*, since: datetime, until: datetime, now: datetime) -> list[Differen
         if sentence:
             found.append(Difference(payment.id, name, sentence))
     return found
+
+
+def _differences_of_plan(payment: Payment, now: datetime) -> list[Difference]:
+    """Bring the plan that a payment was for to where Stripe says it is, with its credit; what cannot be decided here is a difference."""
+    try:
+        plan_reversals.converge(payment_intent_id=payment.id, now=now)
+    except (plan_changes.UnknownSubscription, plan_changes.SecondSubscription) as problem:
+        return [Difference(payment.id, "", f"{payment.received} US cents were paid for a plan: {problem}")]
+    return []
 
 
 def _converged(name: str, payment: Payment, now: datetime) -> TopUp | None:

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 import structlog
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Q, QuerySet
+from django.db.models import OuterRef, Q, QuerySet, Subquery
 
 from accounts import audit
 from accounts.models import Account
@@ -104,14 +104,17 @@ def close_session(*, subscription_id: uuid.UUID, now: datetime) -> None:
 
 
 def attend(*, now: datetime, limit: int) -> int:
-    """Look after what no event has told of: checkouts that were left, renewals not heard of, graces that are over. Returns how many.
+    """Look after what no event has told of: checkouts that were left, renewals not heard of, graces that are over, accounts that are still on
+    a plan that ended (because there was no default plan to return to). Returns how many.
 
     Raises: NotConfigured.
     """
     grace_over = Q(status=Status.PAST_DUE, past_due_since__lte=now - grace(), assignments__isnull=False)
     unheard = Q(status__in=assignments.RUNNING, period_end__lte=now - LATE)
     left = Q(status=Status.INCOMPLETE, created_at__lte=now - LATE)
-    due = list(Subscription.objects.filter(grace_over | unheard | left).distinct().order_by("updated_at")[:limit])
+    assigned = PlanAssignment.objects.filter(account=OuterRef("account"), starts_at__lte=now).order_by("-starts_at")
+    not_returned = Q(status=Status.CANCELED, pk=Subquery(assigned.values("subscription")[:1]))
+    due = list(Subscription.objects.filter(grace_over | unheard | left | not_returned).distinct().order_by("updated_at")[:limit])
     for row in due:
         Subscription.objects.filter(pk=row.pk).update(updated_at=now)  # so that it goes to the end of the queue, whatever comes of it
         try:

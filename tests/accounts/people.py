@@ -17,7 +17,7 @@ PASSWORD = "correct horse battery staple"
 
 def code_in(mail: OutboxMessage) -> str:
     """The code that a mail tells, on a line of its own."""
-    return next(line for line in mail.content["text"].splitlines() if re.fullmatch(r"[0-9A-Z-]{6,9}", line))
+    return next(str(line) for line in mail.content["text"].splitlines() if re.fullmatch(r"[0-9A-Z-]{6,9}", line))
 
 
 class QuickHasher(PBKDF2PasswordHasher):

@@ -29,8 +29,8 @@ from tests.accounts.people import PASSWORD, House, browser_of, code_in, new_pers
 
 
 def stranger() -> Client:
-    """A browser at an address of its own, so that limits by address are its own too."""
-    return Client(REMOTE_ADDR=f"fd00::{secrets.token_hex(2)}:{secrets.token_hex(2)}:{secrets.token_hex(2)}:1")
+    """A browser in a network of its own, so that limits by address (of IPv6, by its first half) are its own too."""
+    return Client(REMOTE_ADDR=f"fd00:{secrets.token_hex(2)}:{secrets.token_hex(2)}:{secrets.token_hex(2)}::1")
 
 
 def new_address() -> str:
@@ -126,6 +126,16 @@ def test_a_wrong_password_and_an_unknown_address_look_alike_and_are_slowed_down(
     assert not is_signed_in(client)
 
 
+def test_nobodys_mailbox_is_filled_by_strangers(settings: Any) -> None:
+    settings.ACCOUNT_RATE_LIMITS = {"mail": settings.ACCOUNT_RATE_LIMITS["mail"].replace("20/", "3/")}
+    user, done = new_person(password=PASSWORD), reverse("account_reset_password_done")
+    for _ in range(5):  # each from an address of its own; the answer does not tell
+        assert stranger().post(reverse("account_reset_password"), {"email": user.email})["Location"] == done
+    assert OutboxMessage.objects.filter(recipient=user.email).count() == 3
+    sign_up(stranger(), other := new_address())
+    assert mail_to(other)
+
+
 def test_the_link_in_a_mail_leads_to_our_own_address_whatever_host_asked_for_it(settings: Any) -> None:
     settings.ALLOWED_HOSTS, settings.PUBLIC_URL = ["*"], "https://gateway.example"
     user, house = new_person(password=PASSWORD), House()
@@ -133,6 +143,9 @@ def test_the_link_in_a_mail_leads_to_our_own_address_whatever_host_asked_for_it(
     thief.post(reverse("account_reset_password"), {"email": user.email})
     text = mail_to(user.email).content["text"]
     assert "https://gateway.example/user/password/reset/key/" in text and "evil.example" not in text
+    thief.post(reverse("account_signup"), {"name": "Ada", "email": user.email, "password1": PASSWORD})
+    text = mail_to(user.email).content["text"]
+    assert "https://gateway.example/user/password/reset/" in text and "evil.example" not in text
     client, guest = house.browser("owner"), new_address()
     form = {"email": guest, "role": "viewer", "form_token": form_tokens.new()}
     assert client.post(f"{house.base}/members", form, headers={"Host": "evil.example"}).status_code == 302

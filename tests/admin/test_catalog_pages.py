@@ -189,3 +189,14 @@ def test_an_open_breaker_is_seen_and_closed_from_the_admin(boss: Client, gateway
     assert "1 route open in 1 process" in boss.get(reverse("admin:index")).content.decode()
     assert boss.post(reverse("admin:catalog_provider_close_breakers", args=[route.provider_id])).status_code == 302
     gateway.wait_until(lambda: not resting())
+
+
+def test_only_who_may_change_keys_moves_the_address_they_are_sent_to(provider: FakeProvider) -> None:
+    route = Route.objects.get(model__slug=make_model(provider.base_url, "hello"))
+    page = reverse("admin:catalog_provider_change", args=[route.provider_id])
+    editor = browser_of(new_staff("catalog.view_provider", "catalog.change_provider"))
+    assert b'name="base_url"' not in editor.get(page).content
+    editor.post(page, {"slug": route.provider.slug, "kind": "custom", "base_url": "https://thief.example/v1", "is_enabled": "on"})
+    assert Provider.objects.get(pk=route.provider_id).base_url == provider.base_url
+    keeper = browser_of(new_staff("catalog.view_provider", "catalog.change_provider", "catalog.change_providerkey"))
+    assert b'name="base_url"' in keeper.get(page).content

@@ -134,7 +134,7 @@ def test_staff_finds_only_what_they_may_see(desk: Desk) -> None:
         assert look(clerk, term).context["hits"] == []
 
 
-@pytest.mark.parametrize("term", ["", "  ", "'; --", "\x00", "x" * 1000, "pi_", "sk-", "%", "é@", str(uuid.uuid4())])
+@pytest.mark.parametrize("term", ["", "  ", "'; --", "\x00", "x" * 1000, "pi_", "sk-", "%", "é@", "4ee9a1ae-1a99-4d1e-a26b-a87e7f7d6555"])
 def test_odd_terms_find_nothing_and_break_nothing(boss: Client, term: str) -> None:
     assert look(boss, term).status_code == 200
 

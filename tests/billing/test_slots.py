@@ -86,6 +86,21 @@ def test_records_from_before_there_were_slots_are_counted_by_the_migration(busy:
         transaction.set_rollback(True)
 
 
+def test_what_was_reported_before_slots_said_so_is_counted_by_the_migration(open_desk: OpenDesk) -> None:
+    desk = open_desk(usd=10)
+    for reported in (None, 5, 0):
+        desk.spend(USD, upstream_cost=7, reported_cost=reported)
+    (slot,) = UsageSlot.objects.filter(account=desk.account)
+    assert (slot.reported, slot.reported_upstream_cost, slot.reported_cost, slot.upstream_cost) == (2, 14, 5, 21)
+    refill = importlib.import_module("billing.migrations.0015_reported_in_slots_filled").REFILL
+    with transaction.atomic(), connection.cursor() as cursor:
+        UsageSlot.objects.filter(account=desk.account).update(reported=0, reported_upstream_cost=0)
+        assert len(busy_drifts(desk)) == 2
+        cursor.execute(refill)
+        assert busy_drifts(desk) == []
+        transaction.set_rollback(True)
+
+
 def busy_drifts(desk: Desk) -> list[str]:
     """What the audit says of slots, within the test's own transaction."""
     return [str(drift) for drift in reconciliation.audit(now=NOW, accounts=[desk.account.pk]) if drift.invariant == "I10"]

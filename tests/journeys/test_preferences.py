@@ -82,7 +82,7 @@ def test_the_client_chooses_among_the_providers_of_a_model(
     key.set_secret("sk-other")
     key.save()
     Route.objects.create(
-        model=second and Route.objects.get(provider__slug=first).model, provider=second, upstream_model="hello", priority=9
+        model=Route.objects.get(provider__slug=first).model, provider=second, upstream_model="hello", priority=9
     )
     gateway.sees_catalog()
     assert call(gateway, customer, model=model).headers["x-gateway-provider"] == first

@@ -9,9 +9,9 @@ from django.db import connection
 from django.utils import timezone
 
 from billing import ledger, reconciliation, statements
-from billing.models import AutoTopUp, Plan, StripeEvent, Transfer, Wallet
-from billing.payments import plan_reversals
-from tests.billing.payments.test_subscriptions import Buyer, new_plan
+from billing.models import AutoTopUp, CreditGrant, Plan, PlanAssignment, StripeEvent, Subscription, Transfer, Wallet
+from billing.payments import backfill, plan_changes, plan_reversals, stripe_client, stripe_plans
+from tests.billing.payments.test_subscriptions import DAY, Buyer, new_plan
 from tests.conftest import USD
 from tests.fakes.stripe import FakeStripe
 
@@ -48,10 +48,15 @@ class Payer(Buyer):
         return not reconciliation.audit(now=timezone.now(), accounts=[self.account.pk])
 
 
-@pytest.fixture
-def payer(fake: FakeStripe) -> Payer:
+@pytest.fixture(autouse=True)
+def default_plan() -> None:
+    """What accounts return to: plans are not sold without."""
     if not Plan.objects.filter(is_default=True).exists():
         Plan.objects.create(slug="default-of-plan-reversals", is_default=True)
+
+
+@pytest.fixture
+def payer(fake: FakeStripe) -> Payer:
     return Payer(fake)
 
 
@@ -89,9 +94,8 @@ def test_a_dispute_of_spent_credit_leaves_a_debt_that_no_card_is_charged_for(pay
 
 def test_what_expired_is_not_taken_a_second_time(payer: Payer) -> None:
     payer.spend(5)
-    end = payer.row.period_end
-    assert end is not None
-    ledger.expire_grants(now=end, limit=1_000_000)
+    CreditGrant.objects.filter(wallet=payer.customer.wallet).update(expires_at=payer.now)
+    ledger.expire_grants(now=payer.now, limit=1_000_000)
     assert payer.balance == 0
     payer.fake.refund(payer.payment)
     payer.listen()
@@ -100,8 +104,6 @@ def test_what_expired_is_not_taken_a_second_time(payer: Payer) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_every_order_of_the_news_ends_in_the_same_balance(fake: FakeStripe, seed: int) -> None:
-    if not Plan.objects.filter(is_default=True).exists():
-        Plan.objects.create(slug=f"default-of-plan-reversals-{seed}", is_default=True)
     payer = Payer(fake)
     payer.fake.refund(payer.payment, 1000)
     dispute = payer.fake.dispute(payer.payment, amount=4000)
@@ -133,3 +135,61 @@ def test_workers_at_once_take_back_once(payer: Payer) -> None:
 def test_a_payment_for_something_else_is_nothing_of_ours(payer: Payer) -> None:
     assert plan_reversals.converge(payment_intent_id="pi_of_somebody_else", now=payer.now) is None
     assert payer.balance == 20 * USD
+
+
+def test_the_nightly_comparison_sees_plans_and_what_was_reversed_of_them(fake: FakeStripe) -> None:
+    buyer = Buyer(fake)
+    row = buyer.buy(new_plan(fake, 50, 20))
+    intent = fake.objects("payment_intent", status="succeeded")[-1]["id"]
+    assert backfill.compare(since=buyer.now - DAY, until=buyer.now + DAY, now=buyer.now) == []
+    assert (buyer.balance, buyer.grants) == (20 * USD, [20 * USD])
+    fake.refund(intent)
+    assert backfill.compare(since=buyer.now - DAY, until=buyer.now + DAY, now=buyer.now) == []
+    assert buyer.balance == 0
+    Subscription.objects.filter(pk=row.pk).update(stripe_id=None)
+    PlanAssignment.objects.filter(subscription=row).update(subscription=None)
+    Subscription.objects.filter(pk=row.pk).delete()
+    (difference,) = backfill.compare(since=buyer.now - DAY, until=buyer.now + DAY, now=buyer.now)
+    assert "paid for a plan" in difference.sentence
+
+
+def test_an_account_returns_to_the_default_plan_as_soon_as_there_is_one(payer: Payer) -> None:
+    before = list(Plan.objects.filter(is_default=True).values_list("pk", flat=True))
+    Plan.objects.filter(pk__in=before).update(is_default=False)
+    try:
+        stripe_plans.end_subscription(str(payer.row.stripe_id))
+        payer.listen()
+        assert payer.plan == payer.row.plan
+    finally:
+        Plan.objects.filter(pk__in=before).update(is_default=True)
+    plan_changes.attend(now=payer.now, limit=100)
+    assert payer.plan.pk in before
+    assert payer.assigned[-1].subscription is None
+
+
+@pytest.mark.parametrize("refunded_first", [True, False])
+def test_a_second_subscription_that_is_ended_and_refunded_leaves_no_credit(fake: FakeStripe, *, refunded_first: bool) -> None:
+    buyer = Buyer(fake)
+    plan = new_plan(fake, 50, 20)
+    first, second = buyer.buy(plan), Subscription.objects.create(account=buyer.account, plan=plan)
+    session: Any = {
+        "mode": "subscription",
+        "customer": fake.object(str(first.session_id))["customer"],
+        "line_items": [{"price": plan.stripe_price_id, "quantity": 1}],
+        "subscription_data": {"metadata": {"subscription": str(second.pk)}},
+        "metadata": {"subscription": str(second.pk)},
+        "success_url": "http://x/",
+    }
+    made = stripe_client.create_session(session, idempotency_key=str(second.pk))
+    buyer.listen()
+    fake.pay(made.id)
+    stripe_id = fake.object(made.id)["subscription"]
+    payment = fake.objects("payment_intent", status="succeeded")[-1]["id"]
+    steps = [lambda: fake.refund(payment), lambda: stripe_plans.end_subscription(stripe_id)]
+    for step in steps if refunded_first else steps[::-1]:
+        buyer.hear(buyer.news())
+        step()
+    buyer.hear(buyer.news())
+    backfill.compare(since=buyer.now - DAY, until=buyer.now + DAY, now=buyer.now)
+    assert buyer.balance == 20 * USD
+    assert not reconciliation.audit(now=timezone.now(), accounts=[buyer.account.pk])
