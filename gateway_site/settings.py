@@ -87,7 +87,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "allauth.account.middleware.AccountMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
-    "gateway_site.admin_door.AdminMfaMiddleware",
+    "gateway_site.admin.door.AdminMfaMiddleware",
     "accounts.impersonation.ImpersonationMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "gateway_site.api_errors.ApiErrorMiddleware",
@@ -319,7 +319,7 @@ UNFOLD: dict[str, object] = {
     "SHOW_VIEW_ON_SITE": False,
     "SHOW_BACK_BUTTON": True,
     "ENVIRONMENT": "gateway_site.admin.environment",
-    "DASHBOARD_CALLBACK": "gateway_site.admin_overview.overview",
+    "DASHBOARD_CALLBACK": "gateway_site.admin.overview.overview",
     "SIDEBAR": {"show_search": True, "navigation": "gateway_site.admin.navigation"},
     "COLORS": {"primary": {str(step): f"var(--color-blue-{step})" for step in (50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 950)}},
 }

@@ -7,20 +7,22 @@ from django.contrib import admin
 from django.urls import include, path
 from django.views.generic import RedirectView
 
-from gateway_site import admin_door, docs_pages, joining, model_pages, openapi, overview, playground, probes, status_page, views  # noqa: F401 - the door closes the admin by being imported
+from gateway_site import joining, overview, playground, probes, views
+from gateway_site.admin import door  # noqa: F401 - it closes the admin by being imported
+from gateway_site.public import docs, models, openapi, status
 
 urlpatterns = [
     path("", views.landing, name="landing"),
-    path("models", model_pages.model_list, name="model_list"),
-    path("models/<path:name>", model_pages.model_page, name="model_page"),
-    path("status", status_page.status, name="status"),
-    path("docs", docs_pages.docs, name="docs"),
+    path("models", models.model_list, name="model_list"),
+    path("models/<path:name>", models.model_page, name="model_page"),
+    path("status", status.status, name="status"),
+    path("docs", docs.docs, name="docs"),
     path("docs/reference", openapi.reference, name="api_reference"),
-    path("docs/errors", docs_pages.docs_page, {"page": "errors"}, name="errors"),  # where the `help_url` of an error points to
-    path("docs/<str:page>", docs_pages.docs_page, name="docs_page"),
+    path("docs/errors", docs.docs_page, {"page": "errors"}, name="errors"),  # where the `help_url` of an error points to
+    path("docs/<str:page>", docs.docs_page, name="docs_page"),
     path("openapi.json", openapi.openapi, name="openapi"),
-    path("llms.txt", docs_pages.llms, name="llms"),
-    path("llms-full.txt", docs_pages.llms_full, name="llms_full"),
+    path("llms.txt", docs.llms, name="llms"),
+    path("llms-full.txt", docs.llms_full, name="llms_full"),
     path("a/<slug:slug>/playground", playground.playground, name="playground"),
     path("a/<slug:slug>/playground/key", playground.playground_key, name="playground_key"),
     path("healthz", probes.healthz, name="healthz"),

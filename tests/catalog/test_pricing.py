@@ -3,6 +3,7 @@
 import math
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from django.db import connection
@@ -160,9 +161,13 @@ def test_a_price_ends_where_the_next_begins() -> None:
 
 @pytest.mark.parametrize("bucket", BUCKETS)
 def test_a_count_nobody_believes_is_not_sane(bucket: str) -> None:
-    assert TokenUsage(**{bucket: LARGEST_COUNT}).is_sane()
-    assert not TokenUsage(**{bucket: LARGEST_COUNT + 1}).is_sane()
-    assert not TokenUsage(**{bucket: -1}).is_sane()
+    def counted(count: int) -> TokenUsage:
+        given: dict[str, Any] = {bucket: count}
+        return TokenUsage(**given)
+
+    assert counted(LARGEST_COUNT).is_sane()
+    assert not counted(LARGEST_COUNT + 1).is_sane()
+    assert not counted(-1).is_sane()
 
 
 def test_believable_usage_at_today_s_dearest_price_fits_a_bigint() -> None:

@@ -13,7 +13,7 @@ import pytest
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
-from gateway_site import openapi
+from gateway_site.public import openapi
 from tests.billing.tenants import Shelf, open_shelf
 from tests.routes import NAMESPACES, ROUTES
 

@@ -21,14 +21,15 @@ from billing import service_health
 from billing.models import UsageSlot
 from catalog.models import Alias, Model, Price, Provider
 from catalog.money import nano_from_usd
-from gateway_site import docs_pages, markdown, status_page
+from gateway_site import markdown
+from gateway_site.public import docs, status
 from keys.models import ApiKey
 from tests.accounts.people import House
 from tests.conftest import make_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:No directory at")
 
-PUBLIC = ("/", "/models", "/status", "/docs", "/docs/reference", *(f"/docs/{page.slug}" for page in docs_pages.PAGES))
+PUBLIC = ("/", "/models", "/status", "/docs", "/docs/reference", *(f"/docs/{page.slug}" for page in docs.PAGES))
 ELSEWHERE = ("/user/", "/admin", "/static/")  # pages of others, and files
 
 
@@ -145,8 +146,8 @@ def test_the_public_pages_set_no_cookie_but_the_one_of_forms_and_ask_no_session(
 
 def test_our_markdown_is_read_as_the_reference_implementation_reads_it() -> None:
     reference = pytest.importorskip("markdown_it").MarkdownIt("commonmark", {"html": True}).enable("table")
-    for page in (*docs_pages.PAGES, docs_pages.INDEX):
-        text = re.sub(r"<!--.*?-->\s*", "", (docs_pages.FOLDER / page.file).read_text(encoding="utf-8"), flags=re.DOTALL)
+    for page in (*docs.PAGES, docs.INDEX):
+        text = re.sub(r"<!--.*?-->\s*", "", (docs.FOLDER / page.file).read_text(encoding="utf-8"), flags=re.DOTALL)
         assert outline(markdown.render(text)) == outline(reference.render(text)), page.file
 
 
@@ -183,7 +184,7 @@ def test_markup_in_a_page_is_shown_and_not_obeyed() -> None:
 
 
 def test_the_docs_speak_of_the_address_that_was_called_and_not_of_an_example() -> None:
-    for page in docs_pages.PAGES:
+    for page in docs.PAGES:
         for address in (f"/docs/{page.slug}", f"/docs/{page.slug}.md"):
             assert "gateway.example" not in Client().get(address).content.decode()
     assert "http://testserver/v1" in Client().get("/docs/quickstart").content.decode()
@@ -205,9 +206,9 @@ def test_language_models_find_every_page_and_all_of_them_in_one_file() -> None:
     for address in re.findall(r"\]\(http://testserver(/[^)]*)\)", listed):
         assert Client().get(address).status_code == 200, address
     whole = Client().get("/llms-full.txt").content.decode()
-    for page in docs_pages.PAGES:
+    for page in docs.PAGES:
         assert f"/docs/{page.slug}.md" in listed
-        assert markdown.headings((docs_pages.FOLDER / page.file).read_text(encoding="utf-8"))[0].text in whole
+        assert markdown.headings((docs.FOLDER / page.file).read_text(encoding="utf-8"))[0].text in whole
 
 
 def test_the_help_of_every_error_stands_on_the_page_of_errors() -> None:
@@ -276,7 +277,7 @@ def test_an_alias_leads_to_its_model_and_what_is_not_for_sale_is_not_found(model
 
 
 def test_a_longer_list_asks_no_more_queries(model: Model) -> None:
-    status_page._recent.cache_clear()
+    status._recent.cache_clear()
     with CaptureQueriesContext(connection) as queries:
         Client().get("/models")
     assert len(queries) <= 6, [query["sql"] for query in queries]
@@ -288,7 +289,7 @@ def test_a_longer_list_asks_no_more_queries(model: Model) -> None:
 @pytest.fixture
 def traffic(model: Model) -> tuple[Model, str, House]:
     """A model with some traffic in the last minutes; its provider's name, and whose traffic it was."""
-    status_page._recent.cache_clear()
+    status._recent.cache_clear()
     cache.clear()
     house = House()
     key, _ = issue(house)
@@ -328,7 +329,7 @@ def test_an_operator_can_hide_the_providers(traffic: tuple[Model, str, House], s
 def test_the_demo_provider_and_what_is_no_longer_for_sale_are_left_out(traffic: tuple[Model, str, House]) -> None:
     model, provider, _ = traffic
     Provider.objects.filter(slug=provider).update(kind=Provider.Kind.DEMO)
-    status_page._recent.cache_clear()
+    status._recent.cache_clear()
     assert model.slug not in Client().get("/status").content.decode()
 
 

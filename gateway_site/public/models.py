@@ -6,8 +6,8 @@ from django.utils import timezone
 from django.views.decorators.http import require_safe
 
 from catalog import listing, shop
-from gateway_site import status_page
-from gateway_site.health_bars import bars
+from gateway_site.public import status
+from gateway_site.public.health_bars import bars
 from keys.snippets import origin_of
 
 
@@ -17,7 +17,7 @@ def model_list(request: HttpRequest) -> HttpResponse:
     now = timezone.now()
     offers = listing.for_sale(now=now)
     wish = read_wish(request.GET)
-    health = status_page.recent("model", "day", now=now)
+    health = status.recent("model", "day", now=now)
     shown = [(offer, shop.headline(offer), health.get(offer.slug)) for offer in shop.choose(offers, wish)]
     context = {"shown": shown, "count": len(offers), "wish": wish, "choices": shop.choices(offers), "orders": shop.ORDERS}
     return render(request, "models/list.html", {**context, "contexts": shop.CONTEXTS})
@@ -32,7 +32,7 @@ def model_page(request: HttpRequest, name: str) -> HttpResponse:
         raise Http404
     if offer.slug != name:
         return redirect("model_page", offer.slug)
-    health = status_page.recent("model", "week", now=now).get(offer.slug)
+    health = status.recent("model", "week", now=now).get(offer.slug)
     context = {
         "offer": offer,
         "lines": shop.lines(offer),

@@ -17,7 +17,7 @@ from billing import service_health
 from billing.service_health import Health, State
 from catalog import listing
 from gateway_site import probes
-from gateway_site.health_bars import bars
+from gateway_site.public.health_bars import bars
 
 # Whoever asks sooner again gets the same figures: by window, in seconds.
 FRESH = {"hour": 30, "day": 60, "week": 300}

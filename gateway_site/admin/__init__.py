@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from django.urls import URLPattern, path, reverse
 
 from accounts import impersonation
-from gateway_site import admin_impersonation, admin_manifests, admin_markups, admin_providers, admin_search  # noqa: F401 - providers are registered
+from gateway_site.admin import impersonating, manifests, markups, providers, search  # noqa: F401 - providers are registered by being imported
 from gateway_site.admin_base import BigTableAdmin, link_to, may_see
 
 admin.site.site_header = admin.site.site_title = "Tollgate"
@@ -20,10 +20,10 @@ def pages() -> list[URLPattern]:
     """The pages of the admin that belong to no table."""
     view = admin.site.admin_view
     return [
-        path("find/", view(admin_search.search_view), name="find"),
-        path("catalog/manifest/", view(admin_manifests.manifest_view), name="manifest"),
-        path("catalog/markups/", view(admin_markups.markup_view), name="markups"),
-        path("impersonation/end/", view(admin_impersonation.end_view), name="end_impersonation"),
+        path("find/", view(search.search_view), name="find"),
+        path("catalog/manifest/", view(manifests.manifest_view), name="manifest"),
+        path("catalog/markups/", view(markups.markup_view), name="markups"),
+        path("impersonation/end/", view(impersonating.end_view), name="end_impersonation"),
     ]
 
 

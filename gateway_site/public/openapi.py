@@ -15,7 +15,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
-from gateway_site import docs_pages
+from gateway_site.public import docs
 from keys.snippets import origin_of
 
 FILE = Path(__file__).with_name("openapi.yaml")
@@ -88,7 +88,7 @@ def openapi(request: HttpRequest) -> HttpResponse:
 @require_safe
 def reference(request: HttpRequest) -> HttpResponse:
     """The document as a page."""
-    return render(request, "docs/reference.html", {"groups": groups(), "index": docs_pages.INDEX, "pages": docs_pages.PAGES})
+    return render(request, "docs/reference.html", {"groups": groups(), "index": docs.INDEX, "pages": docs.PAGES})
 
 
 @cache
