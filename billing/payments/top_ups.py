@@ -210,13 +210,20 @@ def _ask(top_up: TopUp, session: Session | None, payment: Payment | None, now: d
         payment = stripe_client.fetch_payment(top_up.payment_intent_id)
     if session is None and payment is not None and top_up.kind == TopUp.Kind.CHECKOUT:
         session = stripe_client.find_session(payment_intent_id=payment.id)
-    if session is not None and session.payment_intent_id and (payment is None or payment.id != session.payment_intent_id):
+    if session is not None and session.payment_intent_id and not _fits(session, payment):
         payment = stripe_client.fetch_payment(session.payment_intent_id)
     if session is None and payment is None:
         if top_up.kind != TopUp.Kind.CHECKOUT or now - top_up.created_at < NEVER_ASKED_AFTER:
             return None
         return Verdict(TopUp.State.EXPIRED, failure="Stripe was never reached.")
     return judge(top_up, session, payment, discounts_allowed=settings.STRIPE_PROMOTION_CODES)
+
+
+def _fits(session: Session, payment: Payment | None) -> bool:
+    """Whether a payment is the session's, and not of a moment before it: a customer may be declined and pay while we ask."""
+    if payment is None or payment.id != session.payment_intent_id:
+        return False
+    return payment.status == "succeeded" or session.payment_status != "paid"
 
 
 @transaction.atomic

@@ -34,7 +34,7 @@ def test_the_command_makes_the_price_once_and_a_new_one_for_a_new_amount(fake: F
     first = fake.object(plan.stripe_price_id)
     assert (first["unit_amount"], first["lookup_key"], first["recurring"]["interval"]) == (4900, f"tollgate-plan-{slug}-4900", "month")
     assert apply(tmp_path, text, "--sync-stripe") == "= nothing to change\n"
-    apply(tmp_path, text.replace("49", "59"), "--sync-stripe")
+    apply(tmp_path, text.replace("'49'", "'59'"), "--sync-stripe")
     plan.refresh_from_db()
     second = fake.object(plan.stripe_price_id)
     assert (second["unit_amount"], second["product"]) == (5900, first["product"])

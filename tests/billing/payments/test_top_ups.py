@@ -288,6 +288,17 @@ def test_a_declined_card_leaves_the_page_open(till: Till) -> None:
     assert till.balance == 25 * USD
 
 
+def test_a_customer_who_pays_while_the_news_of_the_decline_is_looked_into_is_credited(till: Till) -> None:
+    top_up = till.checkout()
+    with pytest.raises(Declined):
+        till.fake.pay(top_up.session_id or "", "4000000000000002")
+    session = stripe_client.fetch_session(top_up.session_id or "")
+    declined = stripe_client.fetch_payment(session.payment_intent_id)
+    till.fake.pay(top_up.session_id or "", "4242424242424242")
+    settled = top_ups.converge(top_up_id=top_up.pk, now=timezone.now(), payment=declined)
+    assert (settled.state, till.balance) == (TopUp.State.PAID, 25 * USD)
+
+
 def test_an_expired_page_is_no_credit(till: Till) -> None:
     top_up = till.checkout()
     till.fake.expire(top_up.session_id or "")
