@@ -176,7 +176,15 @@ def test_the_plans_are_complete_and_priced_exactly() -> None:
     plans = read(SEEDS / "plans.yaml")["plans"]
     assert [plan["slug"] for plan in plans] == ["free", "pay-as-you-go", "team"]
     for plan in plans:
-        assert set(plan) - {"default"} == {"slug", "monthly_input_tokens", "monthly_output_tokens", "allowed_models", "rpm", "tpm", "price_usd"}
+        assert set(plan) - {"default"} == {
+            "slug",
+            "monthly_input_tokens",
+            "monthly_output_tokens",
+            "allowed_models",
+            "rpm",
+            "tpm",
+            "price_usd",
+        }
         assert isinstance(plan["price_usd"], str)
         assert Decimal(plan["price_usd"]) >= 0
         assert plan["allowed_models"]

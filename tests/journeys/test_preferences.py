@@ -81,9 +81,7 @@ def test_the_client_chooses_among_the_providers_of_a_model(
     key = second.keys.model(provider=second)
     key.set_secret("sk-other")
     key.save()
-    Route.objects.create(
-        model=Route.objects.get(provider__slug=first).model, provider=second, upstream_model="hello", priority=9
-    )
+    Route.objects.create(model=Route.objects.get(provider__slug=first).model, provider=second, upstream_model="hello", priority=9)
     gateway.sees_catalog()
     assert call(gateway, customer, model=model).headers["x-gateway-provider"] == first
     for wish in ({"order": [second.slug]}, {"only": [second.slug]}, {"ignore": [first]}):
