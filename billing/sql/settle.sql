@@ -106,10 +106,12 @@ BEGIN
         ON CONFLICT DO NOTHING;
 END $$;
 
+-- One plan for all calls: the records' ids would otherwise make a plan that leaves partitions out look cheaper, and making one for each call costs
+-- more than all of it runs (measured at one request at a time: 1.65 ms of PostgreSQL's CPU for placing and settling, 1.05 with this).
 CREATE OR REPLACE FUNCTION billing_settle(records jsonb, batch uuid, moment timestamptz)
 RETURNS TABLE (ord bigint, outcome text, charged bigint, written_off bigint)
 LANGUAGE plpgsql
-SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     r record;
     walked bigint;              -- the wallet being walked, and what this batch does to it
