@@ -134,11 +134,16 @@ class Campaign:
             states.append(left)
             return not left["holds"] and not left["events"] and not list(servers.spool.glob("settle-*"))
 
+        def is_all_handled() -> bool:
+            """What was fetched last may be in the hands of a web process that is not through with it."""
+            servers.do("drain")
+            return not servers.do("unfinished")["events"]
+
         states: list[object] = []
         try:
             servers.wait_until(is_quiet, "nothing is under way any more", seconds=CALM_SECONDS, of=states)
             servers.do("fetch_events")
-            servers.do("drain")
+            servers.wait_until(is_all_handled, "every event is handled", seconds=CALM_SECONDS, of=states)
             if differences := servers.do("compare")["differences"]:
                 self.problems.append(f"Stripe's list differs: {differences}")
         except TimeoutError as error:
