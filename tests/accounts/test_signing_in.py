@@ -17,6 +17,7 @@ from allauth.mfa.recovery_codes.internal.auth import RecoveryCodes
 from allauth.mfa.totp.internal.auth import TOTP, format_hotp_value, hotp_value
 from django.contrib.sessions.models import Session
 from django.core.management import CommandError, call_command
+from django.db import transaction
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -221,14 +222,15 @@ def test_the_secrets_of_second_factors_are_sealed_and_survive_a_new_encryption_k
     assert secret not in str([row.data for row in rows.values()])
     codes = RecoveryCodes(rows["recovery_codes"]).get_unused_codes()
     settings.ENCRYPTION_KEYS = [f"2:{secrets.token_hex(32)}", *settings.ENCRYPTION_KEYS]
-    after = None
-    while (batch := second_factors.reseal_batch(after=after, limit=1)).last is not None:
-        after = batch.last
-    rows = {row.type: row for row in Authenticator.objects.filter(user=user)}
-    assert {vault.sealed_under(rows["totp"].data["secret"]), vault.sealed_under(rows["recovery_codes"].data["seed"])} == {"2"}
-    assert TOTP(rows["totp"]).validate_code(code_now(secret))
-    assert RecoveryCodes(rows["recovery_codes"]).get_unused_codes() == codes
-    Authenticator.objects.filter(user=user).delete()  # what is sealed under a key that is gone would trouble other tests
+    with transaction.atomic():  # undone afterwards: it re-seals everybody's, under a key that ends with this test
+        after = None
+        while (batch := second_factors.reseal_batch(after=after, limit=1)).last is not None:
+            after = batch.last
+        rows = {row.type: row for row in Authenticator.objects.filter(user=user)}
+        assert {vault.sealed_under(rows["totp"].data["secret"]), vault.sealed_under(rows["recovery_codes"].data["seed"])} == {"2"}
+        assert TOTP(rows["totp"]).validate_code(code_now(secret))
+        assert RecoveryCodes(rows["recovery_codes"]).get_unused_codes() == codes
+        transaction.set_rollback(True)
 
 
 def test_dangerous_deeds_ask_for_the_password_anew() -> None:

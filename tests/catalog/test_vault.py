@@ -8,6 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from allauth.mfa.models import Authenticator
 from django.core.management import CommandError, call_command
 from django.db import transaction
 from django.utils import timezone
@@ -20,10 +21,11 @@ OLD, NEW = f"{uuid4().hex[:8]}:{'a1' * 32}", f"{uuid4().hex[:8]}:{'b2' * 32}"
 
 @pytest.fixture(autouse=True)
 def _alone(settings: Any) -> Iterator[None]:
-    """Encryption keys of the test's own, and no provider keys but its own: rotation reaches all there are. Undone afterwards."""
+    """Encryption keys of the test's own, and nothing sealed but its own: rotation reaches all there is. Undone afterwards."""
     settings.ENCRYPTION_KEYS = [OLD]
     with transaction.atomic():
         ProviderKey.objects.all().delete()
+        Authenticator.objects.all().delete()
         yield
         transaction.set_rollback(True)
 
