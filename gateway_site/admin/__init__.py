@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from django.urls import URLPattern, path, reverse
 
 from accounts import impersonation
-from gateway_site.admin import impersonating, manifests, markups, providers, search  # noqa: F401 - providers are registered by being imported
+from gateway_site.admin import impersonating, manifests, markups, providers, search, system  # noqa: F401 - providers are registered by being imported
 from gateway_site.admin_base import BigTableAdmin, link_to, may_see
 
 admin.site.site_header = admin.site.site_title = "Tollgate"
@@ -21,6 +21,7 @@ def pages() -> list[URLPattern]:
     view = admin.site.admin_view
     return [
         path("find/", view(search.search_view), name="find"),
+        path("system/", view(system.system_view), name="system"),
         path("catalog/manifest/", view(manifests.manifest_view), name="manifest"),
         path("catalog/markups/", view(markups.markup_view), name="markups"),
         path("impersonation/end/", view(impersonating.end_view), name="end_impersonation"),
@@ -126,6 +127,8 @@ SIDEBAR: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
 def navigation(request: HttpRequest) -> list[dict[str, Any]]:
     """The sidebar, in groups, of what this person may see."""
     groups: list[dict[str, Any]] = [{"title": "", "items": [{"title": "Overview", "icon": "dashboard", "link": reverse("admin:index")}]}]
+    if system.may_look(request):
+        groups[0]["items"].append({"title": "System", "icon": "monitor_heart", "link": reverse("admin:system")})
     for title, entries in SIDEBAR:
         items = [
             {"title": name, "icon": icon, "link": reverse(f"admin:{model.replace('.', '_')}_changelist")}

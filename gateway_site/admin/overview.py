@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from django.db import OperationalError, connection, transaction
 from django.http import HttpRequest
@@ -15,11 +15,14 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.safestring import SafeString
 
+from accounts.models import User
 from billing import business, margins
 from billing.models import Hold, TaskRun
 from billing.reports import Period
 from catalog import dollars, money
 from catalog.models import Provider, ProviderKey, Route
+from gateway_site import set_up
+from gateway_site.admin import system
 from gateway_site.admin_base import Table, badge, link, may_see
 from proxy import breakers
 
@@ -52,6 +55,7 @@ def overview(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     if may_see(request, "billing.wallet"):
         figures += _within_time(_wallets) or [Figure("Wallets", None)]
     figures += _within_time(lambda: _waiting(request)) or []
+    figures += _within_time(lambda: _set_up(request, now)) or []
     if may_see(request, "billing.usagerecord"):
         resting = breakers.read(now=time.time())
         tables += _within_time(lambda: [_providers(now, resting)]) or []
@@ -125,6 +129,15 @@ def _wallets() -> list[Figure]:
             is_bad=bool(found.drifts),
         ),
     ]
+
+
+def _set_up(request: HttpRequest, now: datetime) -> list[Figure]:
+    """What is left to do before customers come; nothing once it is done."""
+    if not system.may_look(request):
+        return []
+    steps = [step for step in set_up.look(user=cast("User", request.user), now=now) if not step.is_optional]
+    left = [step.title.lower() for step in steps if not step.is_done]
+    return [Figure("Set up", f"{len(steps) - len(left)} of {len(steps)}", f"next: {left[0]}", reverse("admin:system"))] if left else []
 
 
 def _waiting(request: HttpRequest) -> list[Figure]:
