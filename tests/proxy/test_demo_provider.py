@@ -15,6 +15,7 @@ from openai.types import Completion, CreateEmbeddingResponse, ImagesResponse
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from proxy.providers import demo
+from proxy.providers.demo import generation, models, pictures, reading, vectors
 
 CREATED = 1_790_000_000
 TEXT_MODELS = ("echo", "lorem", "reasoning", "tools", "json", "slow")
@@ -256,7 +257,7 @@ def test_echo_describes_what_is_no_text() -> None:
         "[audio: wav, 3 bytes]",
         "[file: a.pdf]",
     ]
-    assert answered["usage"]["prompt_tokens"] == 4 + 2 + 4 * demo.MEDIA_TOKENS
+    assert answered["usage"]["prompt_tokens"] == 4 + 2 + 4 * reading.MEDIA_TOKENS
 
 
 def test_echo_is_cut_between_characters() -> None:
@@ -279,7 +280,7 @@ def test_lorem_is_as_long_as_asked() -> None:
         assert answered["usage"]["completion_tokens"] == tokens
         assert finish(answered) == "length"
     most = whole("lorem", chat(max_tokens=10**9))["usage"]["completion_tokens"]
-    assert most == demo.MAX_OUTPUT_TOKENS
+    assert most == generation.MAX_OUTPUT_TOKENS
 
 
 def test_lorem_differs_by_seed_and_choice() -> None:
@@ -358,10 +359,10 @@ def test_json_is_json_however_it_is_asked() -> None:
 
 
 def test_slow_takes_two_seconds_or_what_the_user_says() -> None:
-    for said, seconds in (("hello", 2.0), ("please wait 0.2 s", 0.2), ("WAIT 3", 3.0), ("wait 999999", demo.MAX_SLOW_SECONDS)):
+    for said, seconds in (("hello", 2.0), ("please wait 0.2 s", 0.2), ("WAIT 3", 3.0), ("wait 999999", models.MAX_SLOW_SECONDS)):
         pauses = [piece.after_seconds for piece in ask("slow", chat(said, stream=True)).pieces]
         assert pauses[0] == seconds
-        assert set(pauses[1:-1]) == {seconds * demo.SLOW_GAP}
+        assert set(pauses[1:-1]) == {seconds * generation.SLOW_GAP}
         (only,) = ask("slow", chat(said)).pieces
         assert only.after_seconds == pytest.approx(sum(pauses))
     two = ask("slow", chat("wait 3", n=2, stream=True)).pieces
@@ -445,7 +446,7 @@ def test_equal_texts_have_equal_vectors_and_others_do_not() -> None:
     one, other, again = embedded(input=["one", "other", "one"])["data"]
     assert one["embedding"] == again["embedding"] != other["embedding"]
     assert [one["index"], other["index"], again["index"]] == [0, 1, 2]
-    assert len(one["embedding"]) == demo.EMBEDDING_DIMENSIONS
+    assert len(one["embedding"]) == vectors.EMBEDDING_DIMENSIONS
 
 
 @pytest.mark.parametrize(
@@ -489,8 +490,8 @@ def test_images_come_as_many_as_asked_and_all_differ() -> None:
     assert answered["usage"] == {
         "input_tokens": 2,
         "input_tokens_details": {"text_tokens": 2, "image_tokens": 0},
-        "output_tokens": 4 * demo.IMAGE_TOKENS,
-        "total_tokens": 2 + 4 * demo.IMAGE_TOKENS,
+        "output_tokens": 4 * pictures.IMAGE_TOKENS,
+        "total_tokens": 2 + 4 * pictures.IMAGE_TOKENS,
     }
     assert whole("image", {"prompt": "a cat", "n": 4, "response_format": "url"}, "images") == answered
 
