@@ -1,4 +1,4 @@
-"""People in the admin, and the groups that give staff their permissions. Accounts have wallets and so their page in `billing.admin`."""
+"""People in the admin, what they are told on the pages, and the groups of staff. Accounts have wallets and so their page in `billing.admin`."""
 
 import json
 from typing import Any
@@ -8,11 +8,12 @@ from django.contrib import admin, messages
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils import timezone
 
-from accounts import outbox
-from accounts.models import Account, AuditEvent, Membership, OutboxMessage, User
+from accounts import announcements, outbox
+from accounts.models import Account, Announcement, AuditEvent, Membership, OutboxMessage, User
 from gateway_site.admin_base import (
     AdminPasswordChangeForm,
     BigTableAdmin,
@@ -117,6 +118,7 @@ class GroupAdmin(DjangoGroupAdmin, ModelAdmin):
 class OutboxMessageAdmin(BigTableAdmin):
     """Mails and webhook calls: what waits, what went out, what was given up."""
 
+    empty_text = "A mail or a webhook call waits here until it is delivered."
     list_display = ("created_at", "kind", "recipient", "subject", "state_badge", "attempts", "next_try_at", "last_error")
     list_filter = ("state", "kind")
     search_fields = ("recipient", "dedupe_key", "account__slug")
@@ -177,6 +179,77 @@ class AuditEventAdmin(BigTableAdmin):
     search_fields = ("account__slug", "actor_text", "action", "subject")
     ordering = ("-id",)
     fields = ("at", "account", "actor", "actor_text", "action", "subject", "details", "ip")
+
+
+@admin.register(Announcement)
+class AnnouncementAdmin(ModelAdmin):
+    """What the operator has to say on the pages. Other processes show a change within seconds (`announcements.FRESH`)."""
+
+    list_display = ("title", "kind", "readers", "starts_at", "ends_at", "state")
+    list_filter = ("kind", "audience")
+    list_select_related = ("account",)
+    search_fields = ("title", "text", "account__slug")
+    ordering = ("-starts_at", "-pk")
+    autocomplete_fields = ("account",)
+    fields = ("kind", "title", "text", "audience", "account", ("starts_at", "ends_at"), "state", "as_shown")
+    readonly_fields = ("state", "as_shown")
+    pages = (
+        Page(
+            "end",
+            "End now",
+            ("accounts.change_announcement",),
+            icon="stop_circle",
+            danger=True,
+            offered=lambda one: announcements.banner(one).is_running(timezone.now()),
+        ),
+    )
+
+    @admin.display(description="for")
+    def readers(self, obj: Announcement) -> str:
+        """Who sees it."""
+        return f"members of {obj.account}" if obj.account is not None else obj.get_audience_display()
+
+    @admin.display(description="state")
+    def state(self, obj: Announcement) -> Any:
+        """Whether pages show it."""
+        if obj.pk is None:
+            return "-"
+        banner, now = announcements.banner(obj), timezone.now()
+        if banner.is_over(now):
+            return badge("over")
+        return badge("shown", "success") if banner.is_shown(now) else badge("to come", "info")
+
+    @admin.display(description="as it is shown")
+    def as_shown(self, obj: Announcement) -> Any:
+        """The text as pages have it."""
+        return announcements.banner(obj).html or "-"
+
+    def save_model(self, request: HttpRequest, obj: Announcement, form: Any, change: bool) -> None:  # noqa: FBT001 - the signature is Django's
+        """Show it on this process's pages at once."""
+        super().save_model(request, obj, form, change)
+        transaction.on_commit(announcements.forget)
+
+    def delete_model(self, request: HttpRequest, obj: Announcement) -> None:
+        """Show it on this process's pages no more."""
+        super().delete_model(request, obj)
+        transaction.on_commit(announcements.forget)
+
+    def delete_queryset(self, request: HttpRequest, queryset: Any) -> None:
+        """Show them on this process's pages no more."""
+        super().delete_queryset(request, queryset)
+        transaction.on_commit(announcements.forget)
+
+    def end(self, request: HttpRequest, announcement: Announcement) -> HttpResponse:
+        """Ask, then show it no more."""
+        if request.method == "POST":
+            announcements.end(announcement, now=timezone.now())
+            self.log_change(request, announcement, "Ended.")
+            messages.success(request, "It has ended; the last pages notice within seconds.")
+            return HttpResponseRedirect(change_url(announcement))
+        about = "Pages show it no more. To show it again, change when it ends."
+        return self.form_page(
+            request, announcement, title=f"End {announcement}", form=PageForm(), submit="End it", about=about, danger=True
+        )
 
 
 class BaseAccountAdmin(ModelAdmin):

@@ -94,6 +94,12 @@ def current(*, session: SessionBase, staff: Any, now: datetime) -> Looking | Non
     return None
 
 
+def is_looking(request: HttpRequest) -> bool:
+    """Whether this page is seen by staff with a member's eyes."""
+    looking: Looking | None = getattr(request, "impersonation", None)
+    return looking is not None and looking.covers(request.path)
+
+
 def _record(account: Account, staff: User, action: str, email: str, details: Mapping[str, object], now: datetime, ip: str | None) -> None:
     audit.record(account=account, actor=staff, actor_text="staff", action=action, subject=email, details=details, now=now, ip=ip)
 

@@ -4,14 +4,17 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
-from django.contrib.auth.models import PermissionsMixin
-from django.core.validators import RegexValidator
+from django.contrib.auth.models import Group, Permission, PermissionsMixin
+from django.core.exceptions import ValidationError
+from django.core.validators import MaxLengthValidator, RegexValidator
 from django.db import connection, models
 from django.db.models.functions import Lower
 from django.utils.timezone import now as current_time
 
 from accounts import permissions
+from gateway_site import markdown
 
+MOST_CONTENT_DAYS = 30
 SLUG = RegexValidator(r"^[a-z0-9](?:[a-z0-9-]{0,48}[a-z0-9])?$", "Use lower-case letters, digits and hyphens, at most 50, not at the ends.")
 
 
@@ -69,8 +72,18 @@ class Account(models.Model):
     is_sample = models.BooleanField(
         default=False, editable=False, help_text="Invented, to look at; it is born so, and can be removed with all of its ledger."
     )
+    content_days = models.PositiveSmallIntegerField(
+        default=0, editable=False, help_text="How long what is asked and answered is stored (`billing.stored_content`); 0: never."
+    )
     created_at = models.DateTimeField(default=current_time, editable=False)
     members: "models.ManyToManyField[User, Membership]" = models.ManyToManyField(User, through="Membership", related_name="accounts")
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(content_days__gte=0, content_days__lte=MOST_CONTENT_DAYS), name="account_content_days"
+            )
+        ]
 
     def __str__(self) -> str:
         return self.slug
@@ -214,3 +227,82 @@ class OutboxMessage(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} to {self.recipient}: {self.subject}"
+
+
+def check_announcement(text: str) -> None:
+    """Let through a few paragraphs, with lists and links: whatever makes ids or headings belongs to the page it would stand on.
+
+    Raises: ValidationError.
+    """
+    if markdown.headings(text) or "```" in text or "<a id=" in text or any(line.lstrip().startswith("|") for line in text.splitlines()):
+        raise ValidationError("Paragraphs, lists, links, **strong** and `code` only: no headings, tables or blocks of code.")
+
+
+class AnnouncementQuerySet(models.QuerySet["Announcement"]):
+    def not_over(self, *, now: datetime) -> "AnnouncementQuerySet":
+        """Those that run or are to come, the last to begin first."""
+        return self.filter(models.Q(ends_at=None) | models.Q(ends_at__gt=now)).order_by("-starts_at", "-pk")
+
+
+class Announcement(models.Model):
+    """A short notice of the operator's, shown on the pages from `starts_at` until `ends_at`; of a maintenance these are when it is."""
+
+    class Kind(models.TextChoices):
+        INFO = "info", "information"
+        WARNING = "warning"
+        MAINTENANCE = "maintenance"
+
+    class Audience(models.TextChoices):
+        EVERYBODY = "everybody", "everybody, strangers too"
+        SIGNED_IN = "signed_in", "people who are signed in"
+        ACCOUNT = "account", "members of one account"
+
+    kind = models.CharField(
+        max_length=11,
+        choices=Kind.choices,
+        default=Kind.INFO,
+        help_text="Maintenance stands on the status page as well, and is shown from a day before it begins.",
+    )
+    title = models.CharField(max_length=120)
+    text = models.TextField(
+        blank=True,
+        validators=[MaxLengthValidator(2000), check_announcement],
+        help_text="Markdown: paragraphs, lists, [links](https://…), **strong** and `code`. Whoever has dismissed it sees it again when it is changed.",
+    )
+    audience = models.CharField(max_length=9, choices=Audience.choices, default=Audience.EVERYBODY)
+    account = models.ForeignKey(Account, null=True, blank=True, on_delete=models.CASCADE, related_name="+")
+    starts_at = models.DateTimeField(default=current_time)
+    ends_at = models.DateTimeField(null=True, blank=True, help_text="Empty: until it is ended.")
+    created_at = models.DateTimeField(default=current_time, editable=False)
+
+    objects = AnnouncementQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(ends_at=None) | models.Q(ends_at__gt=models.F("starts_at")),
+                name="announcement_ends_after_it_starts",
+                violation_error_message="It has to end after it starts.",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(audience="account", account__isnull=False) | (~models.Q(audience="account") & models.Q(account=None)),
+                name="announcement_names_its_account",
+                violation_error_message="Choose the account of an announcement to one account's members, and none for others.",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.title
+
+
+class UsualPermission(models.Model):
+    """A permission that a group of staff was once given as usual (`gateway_site.staff_groups`): taken away since, it is not given again."""
+
+    group = models.ForeignKey(Group, on_delete=models.CASCADE, related_name="+")
+    permission = models.ForeignKey(Permission, on_delete=models.CASCADE, related_name="+")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["group", "permission"], name="usual_permission_once")]
+
+    def __str__(self) -> str:
+        return f"{self.permission} of {self.group}"

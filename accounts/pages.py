@@ -12,7 +12,7 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import render, resolve_url
 from django.utils import timezone
 
-from accounts import permissions
+from accounts import impersonation, permissions
 from accounts.models import Account, Membership
 from accounts.permissions import Permission
 
@@ -41,7 +41,7 @@ def account_page(
             account = membership.account
             request.account, request.membership = account, membership  # type: ignore[attr-defined]
             needed = permission if post is None or request.method in ("GET", "HEAD", "OPTIONS") else post
-            if not membership.may(needed):
+            if not may(request, membership, needed):
                 return forbidden(request, membership, needed)
             if request.session.get(LAST_ACCOUNT) != account.pk:
                 request.session[LAST_ACCOUNT] = account.pk
@@ -54,10 +54,15 @@ def account_page(
     return decorate
 
 
+def may(request: HttpRequest, membership: Membership, permission: Permission) -> bool:
+    """Whether who asks may: the member's role grants it, and where it is for members alone, it is no staff that looks as them."""
+    return membership.may(permission) and not (permission in permissions.MEMBERS_ALONE and impersonation.is_looking(request))
+
+
 def forbidden(request: HttpRequest, membership: Membership, permission: Permission) -> HttpResponse:
-    """Say that the member's role does not suffice, and which roles do."""
+    """Say that the member's role does not suffice and which roles do, or that this is for members alone."""
     granting = [label for role, label in Membership.Role.choices if permissions.role_grants(role, permission)]
-    context = {"role": membership.get_role_display(), "granting": granting}
+    context = {"role": membership.get_role_display(), "granting": granting, "members_alone": membership.may(permission)}
     return render(request, "accounts/forbidden.html", context, status=403)
 
 

@@ -6,6 +6,7 @@ from accounts import views
 
 urlpatterns = [
     path("user/profile", views.profile, name="profile"),
+    path("announcements/dismiss", views.dismiss_announcement, name="dismiss_announcement"),
     path("a/<slug:slug>/members", views.members_page, name="members"),
     path("a/<slug:slug>/members/<int:member_id>/role", views.change_role, name="change_role"),
     path("a/<slug:slug>/members/<int:member_id>/remove", views.remove_member, name="remove_member"),

@@ -1,5 +1,6 @@
-"""The pages about an account and about oneself: members and invitations, settings, the audit log, the profile."""
+"""The pages about an account and about oneself: members and invitations, settings, the audit log, the profile, what is put away."""
 
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.db import IntegrityError, transaction
@@ -7,12 +8,13 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST
 
-from accounts import audit_log, form_tokens, invitations, members, tenancy
+from accounts import announcements, audit_log, form_tokens, invitations, members, tenancy
 from accounts.forms import AccountSettingsForm, InvitationForm, ProfileForm
 from accounts.models import Account, Membership, User
-from accounts.pages import account_page, origin_of, render_page
+from accounts.pages import account_page, is_part, origin_of, render_page
 from accounts.permissions import Permission
 
 _PROBLEMS = {
@@ -112,7 +114,9 @@ def account_settings(request: HttpRequest, account: Account, membership: Members
             return redirect("account_settings", account.slug)
     account.slug = before["slug"]  # the links of this page lead to where the account still is
     account.name = before["name"]
-    return render_page(request, "accounts/settings.html", {"form": form}, status=400 if form.errors else None)
+    most = settings.CONTENT_MAX_DAYS
+    context = {"form": form, "content_days": min(account.content_days, most), "content_max_days": most}
+    return render_page(request, "accounts/settings.html", context, status=400 if form.errors else None)
 
 
 @account_page(Permission.MANAGE_MEMBERS)
@@ -140,6 +144,23 @@ def profile(request: HttpRequest) -> HttpResponse:
         messages.success(request, "Your profile is saved.")
         return redirect("profile")
     return render(request, "accounts/profile.html", {"form": form})
+
+
+@require_POST
+def dismiss_announcement(request: HttpRequest) -> HttpResponse:
+    """POST /announcements/dismiss, by anybody: show the announcement with this mark no more in this browser, and go back."""
+    there = request.POST.get("next", "")
+    is_here = url_has_allowed_host_and_scheme(there, allowed_hosts=None) and there.startswith("/")
+    response = HttpResponse() if is_part(request) else redirect(there if is_here else reverse("landing"))
+    response.set_cookie(
+        announcements.COOKIE,
+        announcements.dismiss(request.COOKIES.get(announcements.COOKIE, ""), request.POST.get("mark", "")),
+        max_age=announcements.REMEMBERED,
+        secure=settings.SESSION_COOKIE_SECURE,
+        httponly=True,
+        samesite="Lax",
+    )
+    return response
 
 
 def _address(request: HttpRequest) -> str | None:

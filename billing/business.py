@@ -6,7 +6,7 @@ more than `MOST_TIMED`. Nano-USD, milliseconds; days and months are UTC's.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from django.db import connection
@@ -119,6 +119,20 @@ def totals(periods: Sequence[Period]) -> list[Totals]:
     )
     sums = [int(value) for value in row]
     return [Totals(*sums[place * 5 : place * 5 + 5]) for place in range(len(periods))]
+
+
+def by_day(*, period: Period) -> list[tuple[date, Totals]]:
+    """What each day of `period` comes to, days without a request included."""
+    rows = _rows(
+        """SELECT (s.starts_at AT TIME ZONE 'UTC')::date, SUM(s.requests), SUM(s.errors), SUM(s.cost), SUM(s.upstream_cost), SUM(s.written_off)
+        FROM billing_usageslot s WHERE s.starts_at >= %s AND s.starts_at < %s GROUP BY 1""",
+        period.starts_at,
+        period.ends_at,
+    )
+    found = {day: Totals(*map(int, sums)) for day, *sums in rows}
+    first, last = period.starts_at.astimezone(UTC).date(), (period.ends_at - timedelta(microseconds=1)).astimezone(UTC).date()
+    days = [first + timedelta(days=place) for place in range((last - first).days + 1)]
+    return [(each, found.get(each, Totals(0, 0, 0, 0, 0))) for each in days]
 
 
 def times(*, since: datetime) -> Times:

@@ -11,7 +11,7 @@ from django.views.decorators.http import require_safe
 from accounts.models import Account, Membership
 from accounts.pages import account_page, render_page
 from accounts.permissions import Permission
-from billing import periods, receipts, request_log
+from billing import content_pages, periods, receipts, request_log, stored_content
 from billing.models import Hold, Transfer
 from billing.periods import Chosen
 from billing.receipts import Receipt
@@ -71,6 +71,7 @@ def requests(request: HttpRequest, account: Account, membership: Membership) -> 
         keys += ApiKey.objects.filter(account=account, pk=search.key_id)
     context = {
         "account": account,
+        "content_days": stored_content.days_of(account),
         "problem": problem,
         "asked": asked,
         "search": search,
@@ -87,7 +88,7 @@ def requests(request: HttpRequest, account: Account, membership: Membership) -> 
 
 @require_safe
 @account_page(Permission.READ)
-def receipt(request: HttpRequest, account: Account, membership: Membership, request_id: str) -> HttpResponse:  # noqa: ARG001
+def receipt(request: HttpRequest, account: Account, membership: Membership, request_id: str) -> HttpResponse:
     """GET /a/<slug>/requests/<id>: its receipt; while the request is under way, that it is."""
     try:
         record = receipts.find(request_id, account=account)
@@ -99,6 +100,7 @@ def receipt(request: HttpRequest, account: Account, membership: Membership, requ
     context = {
         "account": account,
         "record": record,
+        "content": content_pages.tell(request, membership, record),
         "receipt": explained,
         "kind": kind,
         "is_video": kind == Model.Kind.VIDEO,

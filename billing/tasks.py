@@ -11,7 +11,7 @@ from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from accounts import outbox
-from billing import ledger, partitions, reconciliation, task_runs
+from billing import ledger, partitions, reconciliation, stored_content, task_runs
 from billing.models import Hold, HoldOwner, TaskRun
 from billing.notices import alerts, webhooks_out
 from billing.payments import auto_top_up, backfill, inbox, news, plan_changes, stripe_client
@@ -82,6 +82,17 @@ def reconcile() -> int:
 def drop_dead_owners() -> None:
     """Forget the processes whose lease ended a day ago and whose holds are all swept."""
     HoldOwner.objects.filter(~Exists(Hold.objects.filter(owner_id=OuterRef("pk"))), lease_until__lt=timezone.now() - OWNER_KEPT).delete()
+
+
+@task
+@recorded
+def drop_stored_content() -> None:
+    """Delete the stored content whose time is over or that its account does not want any more, until there is none left."""
+    dropped = 0
+    while count := stored_content.drop(now=timezone.now()):
+        dropped += count
+    if dropped:
+        log.info("stored_content_dropped", count=dropped)
 
 
 @task

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, URLResolver, include, path
 
-from billing import api, downloads, key_pages, request_pages, sample_pages, statement_pages, usage_pages
+from billing import api, content_pages, downloads, key_pages, request_pages, sample_pages, statement_pages, usage_pages
 from billing.management_api import urls as management_urls
 from billing.notices import views as notices
 from billing.payments import views as payment_views
@@ -47,6 +47,9 @@ urlpatterns += [
     path("a/<slug:slug>/usage/table.json", usage_pages.usage_file, {"form": "json"}, name="usage_table_json"),
     path("a/<slug:slug>/requests", request_pages.requests, name="requests"),
     path("a/<slug:slug>/requests/<str:request_id>", request_pages.receipt, name="receipt"),
+    path("a/<slug:slug>/requests/<str:request_id>/content", content_pages.content, name="content"),
+    path("a/<slug:slug>/requests/<str:request_id>/content/delete", content_pages.delete_content, name="delete_content"),
+    path("a/<slug:slug>/settings/stored-content", content_pages.choose_content, name="choose_content"),
 ]
 for _form in ("csv", "jsonl"):
     urlpatterns += [

@@ -12,7 +12,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_safe
 
 from accounts.models import Account, Membership
-from accounts.pages import account_page, render_page
+from accounts.pages import account_page, is_part, render_page
 from accounts.permissions import Permission
 from billing import forecasts, periods, streaming, usage_charts, usage_files, usage_table
 from billing.periods import Chosen
@@ -48,28 +48,28 @@ class Row:
 @require_safe
 @account_page(Permission.READ)
 def usage(request: HttpRequest, account: Account, membership: Membership) -> HttpResponse:  # noqa: ARG001 - the decorator's signature
-    """GET /a/<slug>/usage: a chart and a table of what is asked for; what cannot be understood is said, and the default shown."""
+    """GET /a/<slug>/usage: a chart and a table of what is asked for; what cannot be understood is said, and the default shown.
+
+    The table of end users is read from the requests, however many these are: the page asks for it when it is there itself (`HX-Request`),
+    unless it is told to wait for it (`whole`).
+    """
     now, problem = timezone.now(), ""
     try:
         asked = read(request.GET, account, now=now)
-        answer = usage_table.answer(asked.question)
+        if asked.question.by == "user" and is_part(request):
+            answer = usage_table.answer_end_users(asked.question)
+            return render_page(request, "usage/usage.html", _table_context(asked, answer), part="usage/table.html")
+        answer = usage_table.answer(asked.question, with_end_users="whole" in request.GET)
     except InvalidParameter as error:
         problem, asked = error.message, read({}, account, now=now)
         answer = usage_table.answer(asked.question)
-    question = asked.question
-    choices = answer.choices
+    question, choices = asked.question, answer.choices
     forecast = forecasts.of_month(account=account, now=now, filters=question.filters, known=(question, answer))
     context = {
-        "account": account,
+        **_table_context(asked, answer),
         "problem": problem,
-        "asked": asked,
-        "question": question,
-        "totals": answer.totals,
+        "table_comes_later": question.by == "user" and "whole" not in request.GET,
         "chart": usage_charts.draw(question, asked.metric, answer),
-        "rows": table(asked, answer),
-        "left_out": max(0, len(answer.groups) - MOST_SHOWN) if question.by != "time" else 0,
-        "has_images": bool(answer.totals.images),
-        "by_name": usage_table.BY[question.by],
         "forecast": forecast,
         "forecast_chart": usage_charts.draw_forecast(forecast, account),
         "presets": periods.PRESETS.items(),
@@ -81,9 +81,23 @@ def usage(request: HttpRequest, account: Account, membership: Membership) -> Htt
         "keys": _keys(account, {*choices["key"], *question.filters.keys}),
         "address": urlencode(asked.address),
         "log_address": urlencode(_log_address(asked)),
-        "file_address": urlencode(_file_address(asked)),
     }
     return render_page(request, "usage/usage.html", context, status=400 if problem else None)
+
+
+def _table_context(asked: Asked, answer: Answer) -> dict[str, Any]:
+    question = asked.question
+    return {
+        "account": question.account,
+        "asked": asked,
+        "question": question,
+        "totals": answer.totals,
+        "rows": table(asked, answer),
+        "left_out": max(0, len(answer.groups) - MOST_SHOWN) if question.by != "time" else 0,
+        "has_images": bool(answer.totals.images),
+        "by_name": usage_table.BY[question.by],
+        "file_address": urlencode(_file_address(asked)),
+    }
 
 
 @require_safe

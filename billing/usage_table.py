@@ -1,7 +1,7 @@
 """What the page of usage shows of one question: a table by time, model, key, provider or end user, and the series its chart is drawn from.
 
-A table has few rows whatever an account uses: the dearest, and the totals of everything. Who the end users were is not in the slots: that is
-read from the requests themselves, and only of a short period.
+A table has few rows whatever an account uses: the dearest, and the totals of everything. Who the end users were is not in the slots, which
+would be as many as the requests if it were: that is read from the requests themselves, only of a short period, and for a page after the rest.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,11 +45,13 @@ class Answer:
     choices: Mapping[str, Sequence[Any]]
 
 
-def answer(question: Question) -> Answer:
-    """Look up what is asked. Raises: InvalidParameter for a period that is too long to be shown by end user."""
+def answer(question: Question, *, with_end_users: bool = True) -> Answer:
+    """Look up what is asked; without its groups if these are end users and `with_end_users` is not set.
+
+    Raises: InvalidParameter for a period that is too long to be shown by end user.
+    """
     account, period, filters = question.account, question.period, question.filters
-    if question.by == "user" and period.ends_at - period.starts_at > LONGEST_BY_USER:
-        raise InvalidParameter("by", "End users are shown for at most 31 days: choose a shorter period.")
+    _check_length(question)
     found = usage_reports.breakdown(
         account=account,
         period=period,
@@ -60,7 +62,9 @@ def answer(question: Question) -> Answer:
     )
     known = {each.starts_at: each.sums for each in found.steps}
     steps = [Step(moment, known.get(moment, Sums())) for moment in periods.steps_of(period, question.step, timezone=account.timezone)]
-    groups = end_users(account=account, period=period, filters=filters) if question.by == "user" else found.groups
+    groups = found.groups
+    if question.by == "user" and with_end_users:
+        groups = end_users(account=account, period=period, filters=filters)
     return Answer(
         add(each.sums for each in steps),
         steps,
@@ -68,6 +72,19 @@ def answer(question: Question) -> Answer:
         {each.name: found.parts[each.name] for each in groups if each.name in found.parts},
         found.choices,
     )
+
+
+def answer_end_users(question: Question) -> Answer:
+    """The end users, and the totals that their shares are of; nothing else. Raises: InvalidParameter, as `answer`."""
+    _check_length(question)
+    asked: dict[str, Any] = {"account": question.account, "period": question.period, "filters": question.filters}
+    totals = add(each.sums for each in usage_reports.series(**asked, step=question.step))
+    return Answer(totals, [], end_users(**asked), {}, {})
+
+
+def _check_length(question: Question) -> None:
+    if question.by == "user" and question.period.ends_at - question.period.starts_at > LONGEST_BY_USER:
+        raise InvalidParameter("by", "End users are shown for at most 31 days: choose a shorter period.")
 
 
 def end_users(*, account: Account, period: Period, filters: Filters, limit: int = usage_reports.MOST_ROWS) -> list[Slice]:

@@ -147,6 +147,7 @@ class ProviderAdmin(CatalogAdmin):
 class ProviderKeyAdmin(CatalogAdmin):
     """All credentials, without the credentials."""
 
+    empty_text = "A provider without a key answers nobody: add one."
     form = ProviderKeyForm
     list_display = ("name", "provider", "ends_in", "weight", "is_enabled", "disabled_reason", "created_at")
     list_filter = ("provider", "is_enabled")
@@ -445,6 +446,7 @@ class RouteAdmin(CatalogAdmin):
 class AliasAdmin(CatalogAdmin):
     """Other names of models."""
 
+    empty_text = "An alias is another name that clients may call a model by."
     list_display = ("name", "model_link")
     list_select_related = ("model",)
     search_fields = ("name", "model__slug")

@@ -16,12 +16,14 @@ from django.contrib.admin.utils import quote, unquote
 from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db import models, transaction
+from django.forms.utils import pretty_name
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.loader import render_to_string
 from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, URLPattern, path, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.text import capfirst
 from unfold import widgets
 from unfold.enums import ActionVariant
 from unfold.paginator import InfinitePaginator
@@ -29,7 +31,7 @@ from unfold.paginator import InfinitePaginator
 from gateway_site import changes
 
 if TYPE_CHECKING:
-    from django.contrib.admin.widgets import AdminSplitDateTime as DateTimeWidget
+    from django.contrib.admin.widgets import AdminSplitDateTime as ThemedDateTimeWidget
     from django.contrib.auth.forms import AdminPasswordChangeForm, UserChangeForm
     from django.contrib.auth.forms import AdminUserCreationForm as UserCreationForm
 
@@ -41,7 +43,7 @@ else:
     from unfold.admin import ModelAdmin as ThemedAdmin
     from unfold.admin import TabularInline as ThemedInline
     from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
-    from unfold.widgets import UnfoldAdminSplitDateTimeWidget as DateTimeWidget
+    from unfold.widgets import UnfoldAdminSplitDateTimeWidget as ThemedDateTimeWidget
 
     ThemedForm = forms.ModelForm
     CountlessPaginator = InfinitePaginator  # pages on without ever counting the rows
@@ -86,6 +88,7 @@ class Table:
     headers: Sequence[str]
     rows: Sequence[Sequence[Any]]
     more: str = ""  # where all of them are listed
+    empty: str = "Nothing yet."  # what is said without rows
 
     @property
     def contents(self) -> dict[str, Any]:
@@ -112,6 +115,21 @@ class Page:
     def address(self) -> str:
         """The last part of the page's URL."""
         return self.view.replace("_", "-")
+
+
+class DateTimeWidget(ThemedDateTimeWidget):
+    """A date and a time of day, which say that they are UTC's."""
+
+    def get_context(self, name: str, value: Any, attrs: dict[str, Any] | None) -> dict[str, Any]:
+        """Name each of the two: the label is about both."""
+        context = super().get_context(name, value, attrs)
+        for part, named in zip(context["widget"]["subwidgets"], ("Date, UTC", "Time, UTC"), strict=True):
+            part["attrs"]["aria-label"] = named
+        return context
+
+    def render(self, name: str, value: Any, attrs: Any = None, renderer: Any = None) -> SafeString:
+        """Say the zone below them."""
+        return format_html('{}<p class="mt-2 text-xs">UTC</p>', super().render(name, value, attrs, renderer))
 
 
 class Dressed:
@@ -172,6 +190,10 @@ class ModelAdmin(ThemedAdmin):
     list_max_show_all = 200
     save_on_top = False
     change_form_template = "admin/object_page.html"
+    formfield_overrides: ClassVar[dict[Any, Any]] = {
+        models.DateTimeField: {"form_class": forms.SplitDateTimeField, "widget": DateTimeWidget}
+    }
+    empty_text: ClassVar[str] = ""  # what puts rows into this list, said while it has none
     pages: ClassVar[tuple[Page, ...]] = ()
     list_pages: ClassVar[tuple[Page, ...]] = ()
 
@@ -261,8 +283,9 @@ class ModelAdmin(ThemedAdmin):
             template,
             {
                 **self.admin_site.each_context(request),
-                "opts": self.opts,
-                "original": obj,
+                # Instead of `opts` and `original`, so that the theme's heading ends in what this page is.
+                "model_admin": self,
+                "object": obj,
                 "back": self.list_url() if obj is None else change_url(obj),
                 "media": self.media,
                 **context,
@@ -341,6 +364,13 @@ class TabularInline(ThemedInline):
 
     extra = 0
 
+    def get_formset(self, request: HttpRequest, obj: Any = None, **kwargs: Any) -> Any:
+        """Call each control what its column is called, which a screen reader does not see from inside the cell."""
+        formset = super().get_formset(request, obj, **kwargs)
+        for name, field in formset.form.base_fields.items():
+            field.widget.attrs.setdefault("aria-label", capfirst(field.label or pretty_name(name)))
+        return formset
+
 
 class ReadOnlyInline(TabularInline):
     """Rows that are only shown."""
@@ -382,6 +412,8 @@ def dress(widget: forms.Widget) -> forms.Widget:
     classes = next(classes for kind, classes in WIDGETS if isinstance(widget, kind))
     if not widget.is_hidden and not isinstance(widget, forms.MultiWidget):
         widget.attrs["class"] = " ".join(classes)
+    if isinstance(widget, forms.Select) and not widget.allow_multiple_selected:
+        widget.template_name = "unfold/widgets/select.html"  # with the arrow that its classes take away
     return widget
 
 

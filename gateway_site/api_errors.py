@@ -13,7 +13,7 @@ from billing.management_api.door import MOST_BODY_BYTES, BodyTooLarge
 from billing.reports import InvalidParameter
 from gateway_site.clients import DatabaseUnavailable
 from gateway_site.identifiers import uuid7
-from proxy import error_shapes, errors
+from proxy import error_shapes, errors, urls
 from proxy.body import InvalidJson
 from proxy.rate_limits import NOTHING_LIMITED, RateLimited
 
@@ -42,29 +42,36 @@ class RequestIdMiddleware:
 
 
 class ApiErrorMiddleware:
-    """Turns the conditions that API views raise into the table's answers; API paths never answer in HTML."""
+    """Turns the conditions that API views raise into the table's answers; API paths never answer in HTML.
+
+    Nor do those that a client calls whose base address lacks `/v1`: it is told which address it means.
+    """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self._get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         response = self._get_response(request)
-        if request.path.startswith(API_PATHS) and response.status_code in (404, 405) and not isinstance(response, JsonResponse):
-            return self._answer(request, errors.NoSuchRoute())
+        if response.status_code not in (403, 404, 405) or isinstance(response, JsonResponse):
+            return response
+        is_api = f"{request.path}/".startswith(API_PATHS) and response.status_code != 403
+        if is_api or (request.method == "POST" and urls.find_meant(request.path)):  # pages refuse a POST without their token
+            return self._answer(request, errors.NoSuchRoute(urls.find_meant(request.path)))
         return response
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         """Answer for a view that raised."""
         if not request.path.startswith(API_PATHS):
             return None
-        return self._answer(request, errors.NoSuchRoute() if isinstance(exception, Http404) else exception)
+        return self._answer(request, errors.NoSuchRoute(urls.find_meant(request.path)) if isinstance(exception, Http404) else exception)
 
     @staticmethod
     def _answer(request: HttpRequest, condition: Exception) -> HttpResponse:
         problem = errors.describe(condition)
         if problem.status == errors.INTERNAL.status:
             log.error("internal_error", request_id=request_id_of(request), path=request.path, exc_info=condition)
-        response = JsonResponse(error_shapes.shape(problem, request_id_of(request), request.path), status=problem.status)
+        spoken_at = getattr(condition, "meant", None) or request.path
+        response = JsonResponse(error_shapes.shape(problem, request_id_of(request), spoken_at), status=problem.status)
         for name, value in problem.headers:
             response.headers[name] = value
         return response

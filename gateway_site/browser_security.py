@@ -11,7 +11,7 @@ _ELSEWHERE = [
     "https://billing.stripe.com",
     *([settings.STRIPE_API_BASE] if settings.STRIPE_SIMULATED else []),
     *(["https://accounts.google.com"] if settings.GOOGLE_CLIENT_ID else []),
-    *(["https://github.com"] if settings.GITHUB_CLIENT_ID else []),
+    *([settings.GITHUB_URL] if settings.GITHUB_CLIENT_ID else []),
 ]
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; connect-src 'self'; "

@@ -11,7 +11,7 @@ from django.utils.safestring import SafeString
 
 WIDTH, HEIGHT = 720, 240
 LEFT, RIGHT, TOP, BOTTOM = 64, 8, 12, 26
-COLOURS = 6  # series-1 … series-6 of site.css; further ones begin anew
+COLOURS = 6  # series-1 … series-6 of chart.css; further ones begin anew
 Number = int | float | Decimal
 
 
@@ -47,7 +47,7 @@ def draw(
     if limit:
         parts.append(_limit(limit[0], limit[1], top, show))
     return format_html(
-        '<figure class="chart"><svg viewBox="0 0 {} {}" role="img" aria-labelledby="{}_title {}_desc">'
+        '<figure class="chart-figure"><svg viewBox="0 0 {} {}" role="img" aria-labelledby="{}_title {}_desc">'
         '<title id="{}_title">{}</title><desc id="{}_desc">{}</desc>{}</svg>{}{}</figure>',
         *(WIDTH, HEIGHT, chart_id, chart_id, chart_id, title, chart_id, _told(labels, series, show)),
         format_html_join("", "{}", ((part,) for part in parts)),

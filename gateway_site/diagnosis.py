@@ -586,7 +586,9 @@ def check_outbox(*, now: datetime) -> Iterator[Finding]:
     if stuck := waiting.filter(kind=OutboxMessage.Kind.MAIL, created_at__lt=now - MAIL_LATE_AFTER).count():
         last = waiting.exclude(last_error="").order_by("-id").values_list("last_error", flat=True).first() or "no error is noted"
         yield warning(
-            "mail", f"{_count(stuck, 'mail')} not sent for an hour: {last}", "See that EMAIL_URL's server answers; then they go out."
+            "mail",
+            f"{_count(stuck, 'mail')} not sent for an hour: {_first_line(Exception(last))}.",
+            "See that EMAIL_URL's server answers; then they go out.",
         )
     failed = OutboxMessage.objects.filter(
         kind=OutboxMessage.Kind.MAIL, state=OutboxMessage.State.FAILED, created_at__gte=now - timedelta(days=7)

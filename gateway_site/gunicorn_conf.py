@@ -1,6 +1,7 @@
 """How gunicorn serves the application: uvicorn workers that drain their streams before they go."""
 
 import ctypes
+import gc
 import os
 import signal
 import sys
@@ -25,6 +26,18 @@ control_socket_disable = True  # it would open a socket in the home folder
 # The worker ends its streams itself within DRAIN_SECONDS; the rest is for settling.
 graceful_timeout = int(float(os.environ.get("DRAIN_SECONDS", "20"))) + 10
 timeout = 60
+
+
+def when_ready(_server: Any) -> None:
+    """Load what the first request would, and set all that is loaded aside, before there are workers.
+
+    They share it: what no collection walks through is not written to, and so not copied. Collections are short then, too.
+    """
+    from django.urls import get_resolver  # not above: gunicorn reads this file before the application has set Django up
+
+    _ = get_resolver().url_patterns
+    gc.collect()
+    gc.freeze()
 
 
 def post_fork(_server: Any, _worker: Any) -> None:

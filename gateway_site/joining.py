@@ -7,6 +7,7 @@ from allauth.account.decorators import reauthentication_required
 from allauth.account.models import EmailAddress
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
@@ -17,6 +18,7 @@ from accounts.forms import AccountForm, CloseAccountForm
 from accounts.models import Account, Membership, User
 from accounts.pages import account_page
 from accounts.permissions import Permission
+from billing import stored_content
 from billing.models import Wallet
 from catalog import money
 from gateway_site import front_door
@@ -75,7 +77,10 @@ def _close_page(request: HttpRequest, account: Account, membership: Membership) 
     form = CloseAccountForm(request.POST or None, account=account)
     if request.method == "POST" and form.is_valid():
         address = request.META.get("REMOTE_ADDR") or None
-        tenancy.close(account, by=membership, now=timezone.now(), balance=money.usd(wallet.balance), ip=address)
+        now = timezone.now()
+        with transaction.atomic():
+            tenancy.close(account, by=membership, now=now, balance=money.usd(wallet.balance), ip=address)
+            stored_content.choose(account, days=0, by=membership.user, now=now, ip=address)
         messages.success(request, f"{account.name} is closed. Its keys no longer work.")
         return redirect("overview", account.slug)
     return render(request, "accounts/close.html", {"form": form, "wallet": wallet})

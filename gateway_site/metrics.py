@@ -81,6 +81,7 @@ ATTEMPTS = Tally("tollgate_upstream_attempts_total", "Calls to providers and how
 USAGE_FLAGS = Tally("tollgate_usage_flags_total", "What was doubtful about the usage that providers reported.", ("provider", "flag"))
 BROKEN_GRAMMAR = Tally("tollgate_broken_grammar_total", "Bridged streams that broke their format (see CHECK_STREAMS).", ("format",))
 SETTLEMENTS = Tally("tollgate_settlements_total", "What became of the records of finished requests.", ("outcome",))
+CONTENT_DROPPED = Tally("tollgate_content_dropped_total", "Requests whose content was to be stored, and was not.", ("reason",))
 TALLIES: tuple[Tally | SpreadTally, ...] = (
     REQUESTS,
     SECONDS,
@@ -91,6 +92,7 @@ TALLIES: tuple[Tally | SpreadTally, ...] = (
     USAGE_FLAGS,
     BROKEN_GRAMMAR,
     SETTLEMENTS,
+    CONTENT_DROPPED,
 )
 
 

@@ -1,14 +1,18 @@
 """Where the pages lead to: one table of entries, each with the permission it asks for, and what the shell around a page shows of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from django.conf import settings
 from django.http import HttpRequest
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.functional import SimpleLazyObject
 
+from accounts import announcements
+from accounts.announcements import Banner
 from accounts.models import Account, Membership
 from accounts.pages import LAST_ACCOUNT
 from accounts.permissions import Permission
@@ -34,11 +38,11 @@ ACCOUNT: tuple[Entry, ...] = (
     Entry("Overview", "overview", "overview", Permission.READ),
     Entry("Keys", "keys", "key", Permission.READ, under=("key_page", "new_key", "change_key", "reroll_key")),
     Entry("Usage", "usage", "usage", Permission.READ),
-    Entry("Requests", "requests", "requests", Permission.READ, under=("receipt",)),
+    Entry("Requests", "requests", "requests", Permission.READ, under=("receipt", "content")),
     Entry("Billing", "billing", "billing", Permission.READ, under=("billing_", "statements", "statement")),
     Entry("Playground", "playground", "playground", Permission.MANAGE_KEYS),
     Entry("Models", "model_list", "models", under=("model_page",)),
-    Entry("Docs", "docs", "docs", under=("docs_page", "errors", "api_reference")),
+    Entry("Docs", "docs", "docs", under=("docs_page", "errors", "api_reference", "management_reference")),
 )
 MANAGE: tuple[Entry, ...] = (
     Entry("Members", "members", "members", Permission.READ),
@@ -128,12 +132,29 @@ def _is_under(here: str, entry: Entry) -> bool:
 
 
 def shell(request: HttpRequest) -> dict[str, object]:
-    """Give every template `shell`, which is empty for strangers, and what sign-in offers."""
+    """Give every template `shell`, which is empty for strangers, the announcements to show, and what sign-in offers."""
     user = getattr(request, "user", None)
     if user is None:
         return {}
+    frame: Any = SimpleLazyObject(lambda: Shell(request) if user.is_authenticated else None)
     return {
-        "shell": SimpleLazyObject(lambda: Shell(request) if user.is_authenticated else None),
+        "shell": frame,
+        "banners": SimpleLazyObject(lambda: banners(request, lambda: frame.account)),
         "others_sign_in": bool(settings.SOCIALACCOUNT_PROVIDERS),  # by Google or GitHub
         "sign_up_is_open": settings.SIGN_UP == "open",
     }
+
+
+def account_of(request: HttpRequest) -> Account | None:
+    """The account that a signed-in person's links lead to."""
+    return Shell(request).account if request.user.is_authenticated else None
+
+
+def banners(request: HttpRequest, account: Callable[[], Account | None]) -> list[Banner]:
+    """The announcements that this page shows."""
+    return announcements.shown(
+        is_signed_in=request.user.is_authenticated,
+        account=account,
+        dismissed=request.COOKIES.get(announcements.COOKIE, ""),
+        now=timezone.now(),
+    )

@@ -87,6 +87,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "allauth.account.middleware.AccountMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
+    "gateway_site.sign_up.UnreadableAnswerMiddleware",
     "gateway_site.admin.door.AdminMfaMiddleware",
     "accounts.impersonation.ImpersonationMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
@@ -120,6 +121,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"
 USE_TZ = True
+FORMAT_MODULE_PATH = ["gateway_site.formats"]
 STATIC_URL = "/static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
 STORAGES = {
@@ -196,6 +198,7 @@ GOOGLE_CLIENT_ID = env.str("GOOGLE_CLIENT_ID", default="")
 GOOGLE_CLIENT_SECRET = env.str("GOOGLE_CLIENT_SECRET", default="")
 GITHUB_CLIENT_ID = env.str("GITHUB_CLIENT_ID", default="")
 GITHUB_CLIENT_SECRET = env.str("GITHUB_CLIENT_SECRET", default="")
+GITHUB_URL = env.str("GITHUB_URL", default="https://github.com").rstrip("/")
 for _provider, _id, _secret, _scope in (
     ("google", GOOGLE_CLIENT_ID, GOOGLE_CLIENT_SECRET, ["profile", "email"]),
     ("github", GITHUB_CLIENT_ID, GITHUB_CLIENT_SECRET, ["user:email"]),
@@ -203,6 +206,8 @@ for _provider, _id, _secret, _scope in (
     if _id and _secret:
         INSTALLED_APPS.append(f"allauth.socialaccount.providers.{_provider}")
         SOCIALACCOUNT_PROVIDERS[_provider] = {"APPS": [{"client_id": _id, "secret": _secret}], "SCOPE": _scope, "OAUTH_PKCE_ENABLED": True}
+if "github" in SOCIALACCOUNT_PROVIDERS and GITHUB_URL != "https://github.com":
+    SOCIALACCOUNT_PROVIDERS["github"]["GITHUB_URL"] = GITHUB_URL  # an Enterprise server has its API under /api/v3 of the same address
 
 # -- The data plane ------------------------------------------------------------------------------------------------------------------
 
@@ -221,6 +226,12 @@ HOLD_LEASE_SECONDS = env.float("HOLD_LEASE_SECONDS", default=60.0)
 DATABASE_DEADLINE_SECONDS = env.float("DATABASE_DEADLINE_SECONDS", default=1.0)
 SPOOL_DIR = env.str("SPOOL_DIR", default=str(state.folder() / "spool"))
 RESPONSES_RETENTION_DAYS = env.int("RESPONSES_RETENTION_DAYS", default=30)
+CONTENT_MAX_DAYS = env.int("CONTENT_MAX_DAYS", default=30)
+if not 0 <= CONTENT_MAX_DAYS <= 30:
+    raise environ.ImproperlyConfigured("CONTENT_MAX_DAYS is 0 to 30.")
+CONTENT_MAX_BYTES = env.int("CONTENT_MAX_BYTES", default=256 * 1024)
+if CONTENT_MAX_BYTES < 1:
+    raise environ.ImproperlyConfigured("CONTENT_MAX_BYTES is at least 1; CONTENT_MAX_DAYS=0 stores nothing.")
 DEFAULT_RPM = env.int("DEFAULT_RPM", default=600)
 MANAGEMENT_RPM = env.int("MANAGEMENT_RPM", default=120)
 DEFAULT_MARKUP_PPM = env.int("DEFAULT_MARKUP_PPM", default=0)
@@ -276,7 +287,7 @@ WEBHOOK_ALLOW_PRIVATE = env.bool("WEBHOOK_ALLOW_PRIVATE", default=False)
 
 REST_FRAMEWORK = {
     "EXCEPTION_HANDLER": "gateway_site.api_errors.translate_rest_error",
-    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_SCHEMA_CLASS": "billing.management_api.openapi.Description",
     "UNAUTHENTICATED_USER": None,
 }
 SPECTACULAR_SETTINGS = {
@@ -285,6 +296,12 @@ SPECTACULAR_SETTINGS = {
     "DESCRIPTION": "Keys, budgets, the ledger, members and webhook endpoints of an account, for its management keys.",
     "OAS_VERSION": "3.1.1",
     "SCHEMA_PATH_PREFIX": "/v1",
+    "TAGS": [
+        {"name": "keys", "description": "Keys that call models: made, changed, rerolled and revoked; and the budgets of those that work."},
+        {"name": "money", "description": "What moved in and out of the wallet."},
+        {"name": "members", "description": "Who belongs to the account, and who is invited."},
+        {"name": "webhooks", "description": "Where programs are told what happens."},
+    ],
     "COMPONENT_SPLIT_PATCH": False,
     "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
     "ENUM_NAME_OVERRIDES": {
@@ -316,6 +333,8 @@ UNFOLD: dict[str, object] = {
     "SITE_HEADER": "Tollgate",
     "SITE_SYMBOL": "toll",
     "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": f"{STATIC_URL}favicon.svg"}],
+    "STYLES": ["gateway_site.admin.style_sheet"],
+    "SCRIPTS": ["gateway_site.admin.script"],
     "SHOW_VIEW_ON_SITE": False,
     "SHOW_BACK_BUTTON": True,
     "ENVIRONMENT": "gateway_site.admin.environment",

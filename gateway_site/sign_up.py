@@ -1,7 +1,7 @@
 """How people sign up and sign in: who may, and which mails they get. allauth asks here."""
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -9,7 +9,8 @@ import structlog
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.account.models import EmailAddress
 from allauth.core import ratelimit
-from allauth.socialaccount.adapter import DefaultSocialAccountAdapter
+from allauth.socialaccount.adapter import DefaultSocialAccountAdapter, get_adapter
+from allauth.socialaccount.helpers import render_authentication_error
 from django import forms
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
@@ -104,11 +105,38 @@ class SocialAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
             return _invitation_of(request) == address
         return AccountAdapter(request).is_open_for_signup(request)
 
+    def on_authentication_error(self, request: HttpRequest, provider: Any, **about: Any) -> None:  # noqa: ARG002 - the signature is allauth's
+        """Tell the operator why: a wrong client secret looks to people like any other failure."""
+        problem = about.get("exception")
+        said = f"{type(problem).__name__}: {problem}"[:300] if problem is not None else ""
+        log.warning("sign_in_elsewhere_failed", provider=provider.id, code=str(about.get("error", "")), error=said)
+
     def populate_user(self, request: HttpRequest, sociallogin: Any, data: Mapping[str, Any]) -> Any:
         """Take the name that the provider tells."""
         user = super().populate_user(request, sociallogin, data)
         user.name = str(data.get("name") or f"{data.get('first_name') or ''} {data.get('last_name') or ''}".strip())[:150]
         return user
+
+
+class UnreadableAnswerMiddleware:
+    """Shows the page of a failed sign-in where Google or GitHub answered what allauth stumbles over: another shape than was agreed on."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self._get_response(request)
+
+    def process_exception(self, request: HttpRequest, problem: Exception) -> HttpResponse | None:
+        """Answer for the return from a provider's page, and for nothing else."""
+        match = request.resolver_match
+        name = (match.url_name or "") if match else ""
+        if not name.endswith("_callback") or not isinstance(problem, LookupError | TypeError | ValueError | AttributeError):
+            return None
+        log.warning("sign_in_elsewhere_unreadable", view=name, exc_info=problem)
+        provider = get_adapter(request).get_provider(request, provider=name.removesuffix("_callback"))
+        answer: HttpResponse = render_authentication_error(request, provider, exception=problem)
+        return answer
 
 
 class _Site:

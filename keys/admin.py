@@ -121,6 +121,7 @@ class RerollForm(PageForm):
 class ApiKeyAdmin(ModelAdmin):
     """Keys of all accounts."""
 
+    empty_text = "Issue one here, or at its account."
     form = ChangeForm
     list_display = ("recognised", "name", "account_link", "kind", "state", "rpm", "budget", "expires_at", "last_used_at", "created_at")
     list_filter = ("kind", "is_disabled", "budget_window")

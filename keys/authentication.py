@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from django.conf import settings
+
 from catalog.matching import ModelPatterns
 from gateway_site.batches import Batcher
 from gateway_site.clients import Lane
@@ -70,6 +72,7 @@ class KeyGrant:
     revoked_at: datetime | None
     is_disabled: bool
     account_active: bool
+    content_days: int = 0  # how long what is asked and answered is stored (`billing.stored_content`); 0: not at all
 
     @property
     def is_test(self) -> bool:
@@ -119,7 +122,7 @@ def read_key(headers: Iterable[tuple[bytes, bytes]]) -> str:
 
 
 COLUMNS = """k.digest, k.id, k.account_id, a.slug, a.timezone, k.name, k.kind, k.allowed_models, k.allowed_endpoints, k.allowed_ips, k.rpm, k.tpm,
-    k.concurrency, k.budget_nano, k.budget_window, k.expires_at, k.revoked_at, k.is_disabled, a.is_active"""
+    k.concurrency, k.budget_nano, k.budget_window, k.expires_at, k.revoked_at, k.is_disabled, a.is_active, a.content_days"""
 LOOK_UP = f"SELECT {COLUMNS} FROM keys_apikey k JOIN accounts_account a ON a.id = k.account_id WHERE k.digest = ANY(%s)"  # noqa: S608 - constants
 
 
@@ -144,6 +147,7 @@ def grant_from_row(row: Sequence[Any]) -> KeyGrant:
         revoked_at=row[15],
         is_disabled=row[16],
         account_active=row[17],
+        content_days=min(row[18], settings.CONTENT_MAX_DAYS),
     )
 
 

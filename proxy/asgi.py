@@ -20,6 +20,7 @@ from django.http.response import HttpResponseBase
 from gateway_site import metrics
 from gateway_site.identifiers import uuid7
 from proxy import engine, error_shapes, errors
+from proxy.content import Content
 from proxy.streams import OpenStream
 
 log = structlog.get_logger(__name__)
@@ -56,11 +57,12 @@ class ClientGone(Exception):
 
 
 class Watch:
-    """Cancels the task of a request when its client hangs up, from `begin` on."""
+    """A request's client: cancels the request's task when it hangs up, from `begin` on. `send` is the way to it, which may be listened to."""
 
-    __slots__ = ("_receive", "_request", "_watcher", "client_is_gone")
+    __slots__ = ("_receive", "_request", "_watcher", "client_is_gone", "send")
 
-    def __init__(self, receive: Receive, request: "asyncio.Task[Any] | None") -> None:
+    def __init__(self, receive: Receive, send: Send, request: "asyncio.Task[Any] | None") -> None:
+        self.send = send
         self._receive = receive
         self._request = request
         self._watcher: asyncio.Task[None] | None = None
@@ -69,6 +71,12 @@ class Watch:
     def begin(self) -> None:
         """Watch from now on."""
         self._watcher = asyncio.create_task(self._wait())
+
+    def record(self, content: Content) -> None:
+        """Let `content` hear what is sent from now on, and know when the request has ended, however it does."""
+        self.send = content.listen(self.send)
+        if self._request is not None:
+            self._request.add_done_callback(lambda _: content.end())
 
     def end(self) -> None:
         """Watch no longer."""
@@ -118,12 +126,12 @@ class DataPlane:
     async def _serve(self, view: View, scope: Scope, receive: Receive, send: Send) -> None:
         clock = time.monotonic()
         request_id = uuid7(time.time_ns() // 1_000_000)
-        watch = Watch(receive, asyncio.current_task())
+        watch = Watch(receive, send, asyncio.current_task())
         shown: list[tuple[str, str]] = []  # headers that the answer has even if it is an error
         try:
             body = await _read_body(scope, receive)
             scope["tollgate.shown"] = shown
-            scope["tollgate"] = (request_id, clock, body, watch.begin)
+            scope["tollgate"] = (request_id, clock, body, watch)
             request = ASGIRequest(scope, io.BytesIO(b""))
             response = await view(request)
         except ClientGone:
@@ -142,7 +150,7 @@ class DataPlane:
             for name, value in (*shown, *problem.headers):
                 response.headers[name] = value
         try:
-            await _send_response(response, request_id, send)
+            await _send_response(response, request_id, watch.send)
         except asyncio.CancelledError:
             if not watch.client_is_gone:
                 raise

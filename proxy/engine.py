@@ -24,6 +24,7 @@ from keys.secret import read_peppers
 from proxy import breakers, envelopes, rate_limits
 from proxy.admission import SLACK_SECONDS
 from proxy.carryover import Carryover
+from proxy.content import Keeper
 from proxy.envelopes import Envelopes
 from proxy.health import Health
 from proxy.idempotency import CALL_SECONDS as IDEMPOTENCY_CALL_SECONDS
@@ -74,6 +75,8 @@ class Engine:
         )
         self._state_lane = Lane(conninfo, deadline_seconds=STATE_DEADLINE_SECONDS)
         self.turns = Turns(ResponseStore(self._state_lane, retention=timedelta(days=settings.RESPONSES_RETENTION_DAYS)))
+        self._content_lane = Lane(conninfo, deadline_seconds=STATE_DEADLINE_SECONDS)  # not connected before somebody wants content stored
+        self.keeper = Keeper(self._content_lane, most_each=settings.CONTENT_MAX_BYTES, most_days=settings.CONTENT_MAX_DAYS)
         self.health = Health()
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._teller = rate_limits.connect(settings.REDIS_URL)
@@ -104,6 +107,7 @@ class Engine:
         """Settle what is over, then stop everything. Requests that are still open die with the process and are swept."""
         await self.settlement.idle()
         await self.limiter.idle()
+        await self.keeper.idle()
         metrics.pass_on()
         for task in list(self._tasks):
             task.cancel()
@@ -113,7 +117,8 @@ class Engine:
         await self._teller.aclose()
         await self.idempotency.close()
         await self.upstream.close()
-        for lane in (self._hold_lane, self._settle_lane, self._look_up_lane, self._housekeeping_lane, self._state_lane):
+        lanes = (self._hold_lane, self._settle_lane, self._look_up_lane, self._housekeeping_lane, self._state_lane, self._content_lane)
+        for lane in lanes:
             await lane.close()
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:

@@ -69,7 +69,11 @@ class WrongEndpoint(Exception):
 
 
 class NoSuchRoute(Exception):
-    """Nothing is served at this address."""
+    """Nothing is served at this address. `meant` is the one that a client with another base address would have called."""
+
+    def __init__(self, meant: str | None = None) -> None:
+        super().__init__(meant)
+        self.meant = meant
 
 
 class OperationNotFound(Exception):
@@ -491,8 +495,8 @@ TABLE: dict[type[Exception], Entry] = {
         "not_found",
         "NOT_FOUND",
         "Nothing is served at this address.",
-        "Check the path and the method.",
-        lambda _: "Nothing is served at this address with this method.",
+        "Check the path and the method. Where the message names another address, the client's base address has `/v1` too many or too few.",
+        lambda e: "Nothing is served at this address with this method" + (f"; perhaps POST {e.meant} is meant." if e.meant else "."),
     ),
     BodyTooSlow: Entry(
         408,

@@ -2,6 +2,8 @@
 
 from datetime import datetime
 
+from django.contrib.postgres.fields import ArrayField
+from django.contrib.postgres.indexes import GinIndex
 from django.db import models
 
 from accounts.models import Account
@@ -19,7 +21,8 @@ class StoredResponses(models.QuerySet["StoredResponse"]):
 class StoredResponse(models.Model):
     """A response of the Responses API, of one account: what its turn said, and what was answered.
 
-    `input` are this turn's own items and `output` the answer's, each a JSON list; `document` is the response as the client saw it, a JSON object
+    `input` are this turn's own items and `output` the answer's, each a JSON list; `item_ids` are the ids of the latter, under which a later
+    request may name them; `document` is the response as the client saw it, a JSON object
     with its output left out. They are kept as text: jsonb would refuse a NUL in a string and forget the order of names.
     """
 
@@ -32,6 +35,7 @@ class StoredResponse(models.Model):
     previous_id = models.CharField(max_length=200, blank=True)
     input = models.TextField()
     output = models.TextField()
+    item_ids = ArrayField(models.CharField(max_length=200), default=list, db_default=[])
     document = models.TextField()
     created_at = models.DateTimeField()
     expires_at = models.DateTimeField()
@@ -39,7 +43,10 @@ class StoredResponse(models.Model):
     objects = StoredResponses.as_manager()
 
     class Meta:
-        indexes = [models.Index(fields=["expires_at"], name="response_by_expiry")]
+        indexes = [
+            models.Index(fields=["expires_at"], name="response_by_expiry"),
+            GinIndex(fields=["item_ids"], name="response_by_item"),
+        ]
 
     def __str__(self) -> str:
         return self.response_id

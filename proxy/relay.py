@@ -8,7 +8,7 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -40,6 +40,7 @@ from proxy.turns import Turn
 from proxy.upstream import Answer
 
 if TYPE_CHECKING:
+    from proxy.asgi import Watch
     from proxy.engine import Engine
 
 log = structlog.get_logger(__name__)
@@ -59,7 +60,7 @@ class Call:
     raw: bytes
     endpoint: str
     clock: float
-    watch: Callable[[], None]  # from now on the client's hanging up cancels the request
+    watch: "Watch"  # the client: from `begin` on, its hanging up cancels the request
     model_is_optional: bool = False  # without one, the catalog's default is meant
     facts: Facts | None = None  # where the address says what the body does not (Gemini)
     surface: Surface | None = None  # where the endpoint has more than one (Gemini's methods)
@@ -122,9 +123,11 @@ async def relay(engine: "Engine", call: Call) -> WholeAnswer | OpenStream:
     facts = call.facts or surface.read(body)
     facts.client_headers = call.headers
     if facts.stream:
-        call.watch()  # anything else is served to its end: the provider bills it whether the client waits or not
+        call.watch.begin()  # anything else is served to its end: the provider bills it whether the client waits or not
     others = list(wishes.models[1:])
     ticket = await _admit_to_one_of(engine, call, facts, surface, grant, wishes, others)
+    if ticket.grant.content_days:  # what is asked and answered is stored, because the account wants it
+        call.watch.record(engine.keeper.begin(ticket.ask, grant.account_id, call.raw))
     attempts = Attempts()
     trip = Trip(
         request_id=call.request_id,

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeGuard
 
 import orjson
 from django.db import connection
@@ -37,12 +37,17 @@ CHAIN = f"""WITH RECURSIVE chain AS (
         CASE WHEN max(size) OVER () <= {MOST_HISTORY_BYTES} THEN input END,
         CASE WHEN max(size) OVER () <= {MOST_HISTORY_BYTES} THEN output END
     FROM chain ORDER BY depth DESC"""  # noqa: S608 - constants
+# The answers that hold an item of these ids, the latest first; when they are too large together, none is read.
+HOLDERS = f"""SELECT sum(octet_length(output)) OVER (),
+        CASE WHEN sum(octet_length(output)) OVER () <= {MOST_HISTORY_BYTES} THEN output END
+    FROM proxy_storedresponse WHERE account_id = %s AND item_ids && %s::varchar[] AND expires_at > %s
+    ORDER BY created_at DESC, response_id"""  # noqa: S608 - constants
 SAVE = """INSERT INTO proxy_storedresponse
-        (account_id, response_id, key_id, model, status, previous_id, input, output, document, created_at, expires_at)
-    VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+        (account_id, response_id, key_id, model, status, previous_id, input, output, item_ids, document, created_at, expires_at)
+    VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s::varchar[], %s, %s, %s)
     ON CONFLICT (account_id, response_id) DO UPDATE SET key_id = EXCLUDED.key_id, model = EXCLUDED.model, status = EXCLUDED.status,
-        previous_id = EXCLUDED.previous_id, input = EXCLUDED.input, output = EXCLUDED.output, document = EXCLUDED.document,
-        expires_at = EXCLUDED.expires_at
+        previous_id = EXCLUDED.previous_id, input = EXCLUDED.input, output = EXCLUDED.output, item_ids = EXCLUDED.item_ids,
+        document = EXCLUDED.document, expires_at = EXCLUDED.expires_at
     RETURNING response_id"""
 DROP_EXPIRED = """DELETE FROM proxy_storedresponse WHERE (account_id, response_id) IN (
     SELECT account_id, response_id FROM proxy_storedresponse WHERE expires_at <= %s ORDER BY expires_at LIMIT %s)"""
@@ -104,6 +109,13 @@ class ResponseStore:
             raise PreviousResponseNotFound(response_id)
         return flatten(read_turns(rows))
 
+    async def items(self, account_id: int, ids: Sequence[str], *, now: datetime) -> dict[str, dict[str, Any]]:
+        """The answered items of these ids, as input takes them; what is not stored for the account is left out.
+
+        Raises: HistoryTooLarge; gateway_site.clients.DatabaseUnavailable.
+        """
+        return read_items(await self._lane.fetch(HOLDERS, [account_id, list(ids), now]), ids) if ids else {}
+
     async def save(
         self,
         *,
@@ -122,7 +134,8 @@ class ResponseStore:
         if self._retention <= timedelta(0):
             return
         said = orjson.dumps(list(input_items))
-        answered = orjson.dumps(response.get("output") or [])
+        output = response.get("output") or []
+        answered = orjson.dumps(output)
         document = orjson.dumps({**response, "output": []})
         if len(said) + len(answered) + len(document) > MOST_TURN_BYTES:
             raise ResponseTooLarge
@@ -137,6 +150,7 @@ class ResponseStore:
                 previous_id or "",
                 said.decode(),
                 answered.decode(),
+                [item["id"] for item in output if isinstance(item, dict) and is_id(item.get("id"))],
                 document.decode(),
                 now,
                 now + self._retention,
@@ -173,6 +187,18 @@ def read_chain(response_id: str, *, account_id: int, now: datetime) -> list[Turn
     if not rows:
         raise ResponseNotFound(response_id)
     return read_turns(rows)
+
+
+def find_items(ids: Sequence[str], *, account_id: int, now: datetime) -> dict[str, dict[str, Any]]:
+    """The answered items of these ids, as input takes them; what is not stored for the account is left out.
+
+    Raises: HistoryTooLarge.
+    """
+    if not ids:
+        return {}
+    with connection.cursor() as cursor:
+        cursor.execute(HOLDERS, [account_id, list(ids), now])
+        return read_items(cursor.fetchall(), ids)
 
 
 def check_stored(response_id: str, *, account_id: int, now: datetime) -> None:
@@ -215,6 +241,27 @@ def read_turns(rows: Sequence[Sequence[Any]]) -> list[Turn]:
     if previous_id:
         raise PreviousResponseNotFound(previous_id)
     return [Turn(response_id, orjson.loads(said), orjson.loads(answered)) for _, _, response_id, _, said, answered in rows]
+
+
+def read_items(rows: Sequence[Sequence[Any]], ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The items of these ids that rows of `HOLDERS` tell, as input takes them.
+
+    Raises: HistoryTooLarge.
+    """
+    if rows and rows[0][0] > MOST_HISTORY_BYTES:
+        raise HistoryTooLarge
+    wanted = set(ids)
+    found: dict[str, dict[str, Any]] = {}
+    for _, answered in rows:
+        for item in orjson.loads(answered):
+            if isinstance(item, dict) and (ident := item.get("id")) in wanted and ident not in found:
+                found[ident] = as_input(item)
+    return found
+
+
+def is_id(ident: Any) -> TypeGuard[str]:
+    """Whether something can be the id of an item."""
+    return isinstance(ident, str) and _ID.fullmatch(ident) is not None
 
 
 def flatten(turns: Iterable[Turn]) -> list[dict[str, Any]]:
@@ -264,32 +311,53 @@ def previous_id_of(fields: Mapping[str, Any]) -> str | None:
     return previous_id
 
 
-def resolve(own: Sequence[dict[str, Any]], history: Iterable[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
-    """A request's own items without references to items of its history, which says them already.
+def references(own: Sequence[Mapping[str, Any]], history: Iterable[Mapping[str, Any]] = ()) -> list[str]:
+    """The ids of items that a request names without saying them, and that its history does not say either."""
+    said = _ids(history)
+    return [item["id"] for item in own if _is_reference(item) and is_id(item.get("id")) and item["id"] not in said]
 
-    Raises: InvalidRequest for a reference to anything else: items are kept with their response, and not under ids of their own.
+
+def resolve(
+    own: Sequence[dict[str, Any]], history: Iterable[Mapping[str, Any]] = (), found: Mapping[str, dict[str, Any]] | None = None
+) -> list[dict[str, Any]]:
+    """A request's own items with those that are `found` in place of references to them; its history says its items already.
+
+    Raises: InvalidRequest for a reference to anything else.
     """
-    said = {item.get("id") for item in history}
+    said = _ids(history)
     items = []
     for index, item in enumerate(own):
-        if item.get("type") != "item_reference" and (item.keys() & {"type", "role"} or "id" not in item):
+        ident = item.get("id")
+        if not _is_reference(item):
             items.append(item)
-        elif item.get("id") not in said:
+        elif is_id(ident) and found and ident in found:
+            items.append(found[ident])
+        elif not (is_id(ident) and ident in said):
             raise InvalidRequest(
-                "The item is not one of the conversation's: continue it with 'previous_response_id', or send the item itself.",
+                "No item of this id is stored: continue the response it is of with 'previous_response_id', or send the item itself.",
                 param=f"input[{index}]",
             )
     return items
 
 
-def expand(fields: Mapping[str, Any], history: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _ids(items: Iterable[Mapping[str, Any]]) -> set[str]:
+    return {item["id"] for item in items if is_id(item.get("id"))}
+
+
+def _is_reference(item: Mapping[str, Any]) -> bool:
+    return item.get("type") == "item_reference" or ("id" in item and not item.keys() & {"type", "role"})
+
+
+def expand(
+    fields: Mapping[str, Any], history: Sequence[dict[str, Any]], found: Mapping[str, dict[str, Any]] | None = None
+) -> dict[str, Any]:
     """The top-level values to put into a request so that it says all of its conversation itself; None takes a value out.
 
     Instructions of earlier turns are not among them: the API does not carry them over.
 
     Raises: InvalidRequest.
     """
-    return {"input": [*history, *resolve(own_input(fields), history)], "previous_response_id": None}
+    return {"input": [*history, *resolve(own_input(fields), history, found)], "previous_response_id": None}
 
 
 def check_size(input_items: Sequence[Mapping[str, Any]]) -> None:

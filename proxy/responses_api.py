@@ -84,10 +84,12 @@ def input_tokens(request: KeyedRequest) -> HttpResponseBase:
     _check_scope(request)
     fields = parse_body(_read_body(request)).fields
     response_store.refuse_unsupported(fields)
-    items = response_store.own_input(fields)
+    account_id, now, history = request.key.account_id, timezone.now(), []
+    own = response_store.own_input(fields)
     if previous_id := response_store.previous_id_of(fields):
-        turns = response_store.read_chain(previous_id, account_id=request.key.account_id, now=timezone.now())
-        items = [*response_store.flatten(turns), *items]
+        history = response_store.flatten(response_store.read_chain(previous_id, account_id=account_id, now=now))
+    found = response_store.find_items(response_store.references(own, history), account_id=account_id, now=now)
+    items = [*history, *response_store.resolve(own, history, found)]
     text, media = sizes.measure(items, fields.get("instructions"), fields.get("tools"), fields.get("text"))
     count = -(-text // BYTES_PER_TOKEN) + media * sizes.TOKENS_PER_MEDIUM + len(items) * sizes.TOKENS_PER_MESSAGE
     return _answer({"object": "response.input_tokens", "input_tokens": count})

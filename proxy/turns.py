@@ -82,15 +82,17 @@ class Turns:
         own = response_store.own_input(fields)
         if keeps and fields.get("store") is True:
             response_store.check_size(own)
-        if previous_id is None:
+        history = [] if previous_id is None else await self._store.history(account_id, previous_id, now=now)
+        named = response_store.references(own, history)
+        found = await self._store.items(account_id, named, now=now)
+        if previous_id is None and not named:
             response_store.resolve(own)
         else:
-            history = await self._store.history(account_id, previous_id, now=now)
             changed = {
                 name: value
-                for name, value in {**fields, **response_store.expand(fields, history)}.items()
+                for name, value in {**fields, **response_store.expand(fields, history, found)}.items()
                 if name != "previous_response_id"
             }
             body = Body(orjson.dumps(changed), changed)
-            own = response_store.resolve(own, history)
+            own = response_store.resolve(own, history, found)
         return Turn(body, self._store, account_id, key_id, own, previous_id, keeps)

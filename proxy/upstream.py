@@ -7,11 +7,13 @@ is 200 MiB from 200 KiB), no redirects, no proxies from the environment, no cook
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 import orjson
+from aiohttp.client_proto import ResponseHandler
 from django.conf import settings
 from yarl import URL
 
@@ -168,7 +170,7 @@ class Upstream:
         raise read_failure(answer.status, {name.lower(): value for name, value in answer.headers.items()}, error_body)
 
     def _session(self, resolver: egress.GuardedResolver | None) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(
+        connector = _Connector(
             limit=settings.UPSTREAM_CONNECTIONS, keepalive_timeout=30, ttl_dns_cache=30, resolver=resolver, enable_cleanup_closed=False
         )
         return aiohttp.ClientSession(
@@ -181,6 +183,23 @@ class Upstream:
             skip_auto_headers=("User-Agent",),
             headers={"User-Agent": "Tollgate"},
         )
+
+
+class _Reader(ResponseHandler):
+    """aiohttp's reader of answers, resumed only when it was paused: of itself it resumes, and so parses nothing, after every chunk of a burst."""
+
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - as aiohttp has it
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
+
+class _Connector(aiohttp.TCPConnector):
+    """aiohttp's pool, of such readers."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        reader: type[ResponseHandler] = _Reader
+        self._factory = partial(reader, loop=asyncio.get_running_loop())
 
 
 class _HttpAnswer:

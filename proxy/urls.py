@@ -32,6 +32,7 @@ _GEMINI = re.compile(r"/(?:v1beta/|v1/|v1(?:beta1)?/(?:projects/[^/]+/locations/
 
 
 _KEPT = re.compile(r"/v1(?:beta)?/(?:(?:models/.+/)?(operations)/[^/]+|(files)/[^/]+:download)")
+_LONGEST = 300  # what is longer is no mistaken address
 
 
 def find_view(method: str, address: str) -> View | None:
@@ -43,6 +44,16 @@ def find_view(method: str, address: str) -> View | None:
     if view is None and ":" in address.rpartition("/")[2] and _GEMINI.match(address):
         return views.gemini_method
     return view
+
+
+def find_meant(address: str) -> str | None:
+    """The address a client meant whose base address is wrong: `/v1` is there twice or not at all, or a whole endpoint, or a slash at the end."""
+    if len(address) > _LONGEST:
+        return None
+    parts = address.strip("/").split("/")
+    tails = ("/" + "/".join(parts[start:]) for start in range(len(parts)))
+    candidates = (prefix + tail for tail in tails for prefix in ("", "/v1beta", "/v1"))
+    return next((candidate for candidate in candidates if find_view("POST", candidate) is not None), None)
 
 
 urlpatterns: list[URLPattern] = [

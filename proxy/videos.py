@@ -173,7 +173,7 @@ async def download(engine: "Engine", call: Call, name: str) -> OpenStream:
     terms = await engine.plans.terms_of(grant.account_id, clock=call.clock)
     async with admission.limited(engine, call.request_id, grant, terms, now=call.started_at) as reading:
         _, candidate = _find_again(engine, file.provider, file.key, "")
-        call.watch()
+        call.watch.begin()
         try:
             answer = await engine.upstream.fetch(candidate, url=file.url, patience=settings.FIRST_BYTE_TIMEOUT_SECONDS)
         except failures.RequestRefused as refusal:

@@ -69,6 +69,9 @@ ROUTES: dict[str, Route] = {
     "status": Route("public"),
     "docs": Route("public"),
     "docs/reference": Route("public"),
+    "docs/reference.md": Route("public"),
+    "docs/reference/management": Route("public"),
+    "docs/reference/management.md": Route("public"),
     "docs/<str:page>": Route("public"),
     "openapi.json": Route("public"),
     "llms.txt": Route("public"),
@@ -76,6 +79,7 @@ ROUTES: dict[str, Route] = {
     "webhooks/stripe": Route("public"),
     "webhooks/stripe/": Route("public"),
     "unsubscribe/<str:token>": Route("public"),  # the signed token is what is asked for
+    "announcements/dismiss": Route("public", only_post=True),  # it only writes the browser's own cookie
 }
 
 # Signing in and up, and what a stranger is told on the way.
@@ -159,6 +163,9 @@ ROUTES |= {
     "a/<slug:slug>/usage/table.json": Route("account", permission=Permission.READ),
     "a/<slug:slug>/requests": Route("account", permission=Permission.READ),
     "a/<slug:slug>/requests/<str:request_id>": Route("account", permission=Permission.READ),
+    "a/<slug:slug>/requests/<str:request_id>/content": Route("account", permission=Permission.READ_CONTENT),
+    "a/<slug:slug>/requests/<str:request_id>/content/delete": Route("account", permission=Permission.READ_CONTENT, only_post=True),
+    "a/<slug:slug>/settings/stored-content": Route("account", permission=Permission.MANAGE_ACCOUNT, only_post=True),
 }
 
 _CHAT: dict[str, Any] = {"model": "{model}", "messages": [{"role": "user", "content": "Hello!"}]}

@@ -18,9 +18,11 @@ import psycopg
 ROOT = Path(__file__).resolve().parent.parent
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 TEMPLATE = "tollgate"
+DATABASES = 1024  # of Valkey: one for each worker, on a machine of any size
 
 
 def _start() -> None:
+    from gateway_site.embedded import valkey
     from gateway_site.embedded.postgres import Postgres
     from gateway_site.embedded.servers import Servers
 
@@ -36,6 +38,7 @@ def _start() -> None:
         servers.stop()
         shutil.rmtree(folder, ignore_errors=True)
 
+    valkey.SETTINGS["databases"] = str(DATABASES)
     atexit.register(stop)
     servers.start(os.environ)
     os.environ.update(
@@ -65,7 +68,7 @@ def _copy_for(worker: str) -> None:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY file_copy".encode())
     os.environ["DATABASE_URL"] = url.replace(f"/{TEMPLATE}?", f"/{name}?")
     number = int("".join(filter(str.isdigit, worker)) or 0) + 1
-    os.environ["REDIS_URL"] = os.environ["TOLLGATE_VALKEY_URL"].split("?")[0] + f"?db={number % 16}"
+    os.environ["REDIS_URL"] = os.environ["TOLLGATE_VALKEY_URL"].split("?")[0] + f"?db={number}"
     os.environ["SPOOL_DIR"] = str(Path(os.environ["TOLLGATE_TEST_SERVERS"]) / f"spool-{name}")
 
 

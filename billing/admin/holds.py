@@ -13,6 +13,7 @@ from gateway_site.admin_base import BigTableAdmin, ReadOnlyAdmin
 class HoldAdmin(WalletTableAdmin):
     """Money set aside for requests under way."""
 
+    empty_text = "A hold is there while its request is under way."
     own_id = "request_id"
     owner = "account"
     list_display = ("request_id", "account", "key", "amount_usd", "accrued_usd", "started_at", "expires_at")
@@ -67,6 +68,7 @@ class TaskRunAdmin(ReadOnlyAdmin):
 class SpendWindowAdmin(WalletTableAdmin):
     """What budgets and quotas have counted."""
 
+    empty_text = "A window appears with the first request of a key or a plan that has a limit."
     owner = "account"
     list_display = ("id", "subject_kind", "subject_id", "account", "window_start", "window_end", "spent_usd", "held_usd", "requests")
     list_filter = ("subject_kind",)

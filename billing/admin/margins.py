@@ -79,6 +79,7 @@ class InvoiceForm(ModelForm):
 class ProviderInvoiceAdmin(ModelAdmin):
     """Providers' invoices, and the reports beside which they stand."""
 
+    empty_text = "Enter what a provider asked for a month, and the report shows it beside what the catalog's prices say."
     form = InvoiceForm
     list_display = ("provider", "month", "amount_usd", "note")
     list_filter = ("provider",)

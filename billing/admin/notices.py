@@ -30,6 +30,7 @@ class AlertKindFilter(admin.SimpleListFilter):
 class AlertAdmin(WalletTableAdmin):
     """Every threshold that was crossed."""
 
+    empty_text = "An alert appears when a budget, a quota or a balance passes a threshold."
     owner = "account"
     list_display = ("created_at", "account", "kind", "subject", "threshold", "limit", "value", "state")
     list_select_related = ("account",)
@@ -47,6 +48,7 @@ class AlertAdmin(WalletTableAdmin):
 class AlertSettingsAdmin(ModelAdmin):
     """When accounts are warned. One without a row has the defaults."""
 
+    empty_text = "Accounts without a row are warned as by default."
     list_display = ("account", "low_balance_nano", "days_left", "limits", "receipts")
     list_select_related = ("account",)
     search_fields = ("account__slug",)
@@ -62,6 +64,7 @@ class AlertSettingsAdmin(ModelAdmin):
 class WebhookEndpointAdmin(ReadOnlyAdmin):
     """Where customers' programs are told. Their secrets are sealed and shown to nobody."""
 
+    empty_text = "Customers add their own, on the pages of their account."
     list_display = ("url", "account", "is_enabled", "failures", "disabled_reason", "created_at")
     list_select_related = ("account",)
     list_filter = ("is_enabled",)

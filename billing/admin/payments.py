@@ -20,7 +20,7 @@ from billing.admin.wallets import ReasonForm
 from billing.models import Reversal, StripeCustomer, StripeEvent, TopUp, Transfer
 from billing.payments import bookings, inbox, reversals, stripe_client, top_ups
 from catalog import dollars, money
-from gateway_site.admin_base import BigTableAdmin, Page, PageForm, ReadOnlyAdmin, Table, badge, change_url, link_to
+from gateway_site.admin_base import BigTableAdmin, Page, PageForm, ReadOnlyAdmin, Table, badge, change_url, link, link_to
 
 NANO_PER_MINOR = 10_000_000
 STRIPE_PAGES = "https://dashboard.stripe.com"
@@ -56,6 +56,7 @@ class RefundForm(PageForm):
 class TopUpAdmin(WalletTableAdmin):
     """Payments into wallets."""
 
+    empty_text = "A top-up appears when somebody starts to pay: at a checkout, with a saved card, or for an invoice."
     own_id = "id"
     list_display = ("short_id", "created_at", "wallet_link", "kind", "status", "credit_usd", "paid_usd", "clawed_usd", "failure")
     list_filter = ("state", "kind", "is_live")
@@ -132,10 +133,7 @@ class TopUpAdmin(WalletTableAdmin):
         """The payment's page there."""
         if not obj.payment_intent_id:
             return "-"
-        mode = "" if obj.is_live else "test/"
-        return format_html(
-            '<a href="{}/{}payments/{}" rel="noreferrer">{}</a>', STRIPE_PAGES, mode, obj.payment_intent_id, obj.payment_intent_id
-        )
+        return stripe_page("payments", obj.payment_intent_id, is_live=obj.is_live)
 
     def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
         """By Stripe's ids too."""
@@ -286,6 +284,7 @@ class TopUpAdmin(WalletTableAdmin):
 class ReversalAdmin(BigTableAdmin):
     """Refunds and disputes, as Stripe says they stand."""
 
+    empty_text = "Refunds and disputes appear when Stripe tells of them."
     list_display = ("id", "created_at", "kind", "top_up_link", "amount", "status", "is_active", "reason", "evidence_due_at")
     list_filter = ("kind", "is_active")
     list_select_related = ("top_up__wallet__account",)
@@ -321,6 +320,9 @@ class ReversalAdmin(BigTableAdmin):
 class StripeEventAdmin(BigTableAdmin):
     """The inbox: every event of Stripe, as it came."""
 
+    empty_text = (
+        "Events appear when Stripe calls the webhook. None while customers pay: see whether its address and secret are set at Stripe."
+    )
     list_display = ("id", "received_at", "type", "object_id", "status", "attempts", "source", "next_try_at", "error")
     list_filter = ("state", "source", "is_live")
     ordering = ("-received_at",)
@@ -384,6 +386,7 @@ class StripeEventAdmin(BigTableAdmin):
 class StripeCustomerAdmin(ReadOnlyAdmin):
     """Accounts' records at Stripe, and their saved cards."""
 
+    empty_text = "An account gets a record at Stripe with its first payment."
     list_display = ("customer_id", "account", "is_live", "card", "is_deleted", "created_at")
     list_filter = ("is_live", "is_deleted")
     list_select_related = ("account",)
@@ -394,3 +397,9 @@ class StripeCustomerAdmin(ReadOnlyAdmin):
     def card(self, obj: StripeCustomer) -> str:
         """As people recognise it."""
         return f"{obj.card_brand} …{obj.card_last_four} {obj.card_expires}" if obj.payment_method_id else "-"
+
+
+def stripe_page(kind: str, ident: str, *, is_live: bool) -> SafeString:
+    """A link to an object's page at Stripe; `kind` is the page's folder there."""
+    mode = "" if is_live else "test/"
+    return link(f"{STRIPE_PAGES}/{mode}{kind}/{ident}", ident)

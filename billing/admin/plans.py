@@ -88,6 +88,7 @@ class PlanForm(ModelForm):
 class PlanAdmin(ModelAdmin):
     """Plans. One that was ever assigned cannot be deleted."""
 
+    empty_text = "Plans come from a manifest, or are added here. Without one, accounts pay for each request."
     form = PlanForm
     list_display = ("slug", "name", "price", "monthly_input_tokens", "monthly_output_tokens", "rpm", "tpm", "is_default")
     search_fields = ("slug", "name")

@@ -39,6 +39,7 @@ class KnownKindFilter(admin.SimpleListFilter):
 class TransferAdmin(WalletTableAdmin):
     """The ledger."""
 
+    empty_text = "Every movement of money is one line here, beginning with the first credit."
     own_id = "id"
     list_display = (
         "short_id",
@@ -114,6 +115,7 @@ class TransferAdmin(WalletTableAdmin):
 class CreditGrantAdmin(WalletTableAdmin):
     """Grants and what is left of them."""
 
+    empty_text = "A grant appears with each credit of a wallet: paid, given, or redeemed."
     list_display = ("id", "wallet_link", "kind", "amount_usd", "remaining_usd", "priority", "expires_at", "created_at")
     list_filter = ("kind",)
     list_select_related = ("wallet__account",)

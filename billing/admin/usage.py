@@ -91,6 +91,7 @@ class ProviderFilter(admin.SimpleListFilter):
 class UsageRecordAdmin(WalletTableAdmin):
     """Requests and their receipts."""
 
+    empty_text = "A record appears when a request has been settled."
     own_id = "request_id"
     owner = "account"
     list_display = (

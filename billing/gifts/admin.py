@@ -38,6 +38,7 @@ class CodesForm(PageForm):
 class RedemptionCodeAdmin(ReadOnlyAdmin):
     """Redemption codes, the newest first."""
 
+    empty_text = "Make codes: who redeems one gets its credit."
     list_display = ("code", "worth", "used", "expires_at", "state", "note", "created_at")
     list_filter = ("is_enabled",)
     search_fields = ("code", "note")
@@ -127,6 +128,7 @@ class RedemptionCodeAdmin(ReadOnlyAdmin):
 class RedemptionAdmin(ReadOnlyAdmin):
     """Who redeemed which code."""
 
+    empty_text = "A row appears when somebody redeems a code."
     list_display = ("created_at", "code", "account", "redeemed_by", "worth")
     list_select_related = ("code", "account", "redeemed_by", "transfer")
     search_fields = ("code__code", "account__slug")
@@ -153,6 +155,7 @@ class DecideForm(PageForm):
 class AdjustmentAdmin(ReadOnlyAdmin):
     """What staff credited or debited, and what waits for a second person."""
 
+    empty_text = "Credits and debits by hand are listed here; large ones wait for a second person."
     list_display = ("created_at", "wallet", "kind", "amount", "reason", "progress", "requested_by", "decided_by")
     list_filter = ("state", "kind")
     list_select_related = ("wallet__account", "requested_by", "decided_by")

@@ -18,6 +18,8 @@ from keys.authentication import WrongKeyKind
 from keys.models import ApiKey
 from keys.repeats import Made
 
+MISSING = shapes.not_found("key_not_found")
+
 
 def find_manageable(key_id: int, view: ManagementView) -> ApiKey:
     """The key to be changed. Raises: KeyNotFound, WrongKeyKind."""
@@ -53,7 +55,8 @@ class Keys(ManagementView):
         tags=["keys"],
         parameters=[shapes.IDEMPOTENCY],
         request=key_shapes.NewKey,
-        responses={201: key_shapes.IssuedKey, **shapes.REFUSALS, **shapes.CONFLICT},
+        examples=shapes.example(name="ci", limit="25.00", limit_reset="monthly", allowed_models=["openai/*"], rpm=60),
+        responses={201: key_shapes.IssuedKey, **shapes.REFUSALS, **shapes.conflict("secret_shown_before"), **shapes.REUSED},
     )
     def post(self, request: Request) -> HttpResponse:  # noqa: ARG002
         """Issue a key. Its secret is in this answer and nowhere else."""
@@ -80,7 +83,7 @@ class KeyView(ManagementView):
         operation_id="getKey",
         summary="Get a key",
         tags=["keys"],
-        responses={200: key_shapes.KeyAnswer, **shapes.REFUSALS, **shapes.NOT_FOUND},
+        responses={200: key_shapes.KeyAnswer, **shapes.REFUSALS, **MISSING},
     )
     def get(self, request: Request, key_id: int) -> HttpResponse:  # noqa: ARG002
         """One key, whatever its kind and state."""
@@ -92,7 +95,8 @@ class KeyView(ManagementView):
         summary="Change a key",
         tags=["keys"],
         request=key_shapes.KeyChange,
-        responses={200: key_shapes.KeyAnswer, **shapes.REFUSALS, **shapes.NOT_FOUND, 409: shapes.Problem},
+        examples=shapes.example(limit="50.00", disabled=False),
+        responses={200: key_shapes.KeyAnswer, **shapes.REFUSALS, **MISSING, **shapes.conflict("key_ended")},
     )
     def patch(self, request: Request, key_id: int) -> HttpResponse:  # noqa: ARG002
         """Change what is named: name, limits, scopes, budget, expiry, whether it is disabled. It takes effect within a second everywhere."""
@@ -105,7 +109,7 @@ class KeyView(ManagementView):
         operation_id="deleteKey",
         summary="Revoke a key",
         tags=["keys"],
-        responses={200: key_shapes.RevokedKey, **shapes.REFUSALS, **shapes.NOT_FOUND},
+        responses={200: key_shapes.RevokedKey, **shapes.REFUSALS, **MISSING},
     )
     def delete(self, request: Request, key_id: int) -> HttpResponse:  # noqa: ARG002
         """Stop a key for ever. What it was used for stays in usage and ledger; one that is revoked already stays so."""
@@ -125,7 +129,14 @@ class KeyReroll(ManagementView):
         tags=["keys"],
         parameters=[shapes.IDEMPOTENCY],
         request=key_shapes.Reroll,
-        responses={201: key_shapes.IssuedKey, **shapes.REFUSALS, **shapes.NOT_FOUND, **shapes.CONFLICT},
+        examples=shapes.example(overlap_seconds=3600),
+        responses={
+            201: key_shapes.IssuedKey,
+            **shapes.REFUSALS,
+            **MISSING,
+            **shapes.conflict("key_ended", "secret_shown_before"),
+            **shapes.REUSED,
+        },
     )
     def post(self, request: Request, key_id: int) -> HttpResponse:  # noqa: ARG002
         """Issue a key with the same settings in the place of this one, which works for `overlap_seconds` longer."""

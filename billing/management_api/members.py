@@ -95,7 +95,8 @@ class Members(ManagementView):
         tags=["members"],
         parameters=[shapes.IDEMPOTENCY],
         request=NewMember,
-        responses={201: InvitedAnswer, **shapes.REFUSALS, **shapes.CONFLICT},
+        examples=shapes.example(email="grace@example.com", role="developer"),
+        responses={201: InvitedAnswer, **shapes.REFUSALS, **shapes.conflict("already_member"), **shapes.REUSED},
     )
     def post(self, request: Request) -> HttpResponse:  # noqa: ARG002
         """Invite an address by mail, for seven days. An open invitation of the same address is replaced."""
@@ -119,7 +120,8 @@ class MemberView(ManagementView):
         summary="Change a role",
         tags=["members"],
         request=RoleChange,
-        responses={200: MemberAnswer, **shapes.REFUSALS, **shapes.NOT_FOUND, 409: shapes.Problem},
+        examples=shapes.example(role="admin"),
+        responses={200: MemberAnswer, **shapes.REFUSALS, **shapes.not_found("member_not_found"), **shapes.conflict("last_owner")},
     )
     def patch(self, request: Request, member_id: int) -> HttpResponse:  # noqa: ARG002
         """Give a member another role, neither from nor to one above that of the key's maker."""
@@ -130,7 +132,7 @@ class MemberView(ManagementView):
         operation_id="removeMember",
         summary="Remove a member",
         tags=["members"],
-        responses={200: Removed, **shapes.REFUSALS, **shapes.NOT_FOUND, 409: shapes.Problem},
+        responses={200: Removed, **shapes.REFUSALS, **shapes.not_found("member_not_found"), **shapes.conflict("last_owner")},
     )
     def delete(self, request: Request, member_id: int) -> HttpResponse:  # noqa: ARG002
         """Take a member out of the account. The management keys that they made may do nothing from then on."""
@@ -147,7 +149,7 @@ class InvitationView(ManagementView):
         operation_id="revokeInvitation",
         summary="Take an invitation back",
         tags=["members"],
-        responses={200: Removed, **shapes.REFUSALS, **shapes.NOT_FOUND},
+        responses={200: Removed, **shapes.REFUSALS, **shapes.not_found("invitation_not_found")},
     )
     def delete(self, request: Request, invitation_id: int) -> HttpResponse:  # noqa: ARG002
         """Take back an open invitation: its link works no more."""

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema_field
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema_field
 from rest_framework import serializers
 
 from catalog import money
@@ -93,9 +93,32 @@ class Problem(serializers.Serializer[Any]):
     error = Error()
 
 
-REFUSALS = dict.fromkeys((400, 401, 403, 429), Problem)
-NOT_FOUND = {404: Problem}
-CONFLICT = {409: Problem, 422: Problem}
+def example(**body: Any) -> list[OpenApiExample]:
+    """What a call may send."""
+    return [OpenApiExample("usual", value=body, request_only=True)]
+
+
+def _refused(text: str) -> OpenApiResponse:
+    return OpenApiResponse(Problem, description=text)
+
+
+def not_found(code: str) -> dict[int, OpenApiResponse]:
+    """The refusal of an id that the account has not."""
+    return {404: _refused(f"The account has none of that id: `{code}`.")}
+
+
+def conflict(*codes: str) -> dict[int, OpenApiResponse]:
+    """The refusal of what its state does not let be done, or whose secret was shown to an earlier call with the same Idempotency-Key."""
+    return {409: _refused(f"It cannot be done as things stand: {', '.join(f'`{code}`' for code in codes)}.")}
+
+
+REFUSALS = {
+    400: _refused("What was sent is wrong, and `param` names where: `invalid_request_error`, `invalid_json`, `two_keys`."),
+    401: _refused("No key, or none that works: `invalid_api_key`."),
+    403: _refused("The key may not: `wrong_key_kind`, `not_permitted`, `key_disabled`, `account_inactive`, `address_not_allowed`."),
+    429: _refused("Too many calls a minute: `rate_limit_exceeded`."),
+}
+REUSED = {422: _refused("The Idempotency-Key was used for another call: `idempotency_key_reused`.")}
 ID = OpenApiTypes.INT64
 
 

@@ -8,7 +8,7 @@ from billing.management_api.ledger import Ledger
 from billing.management_api.members import InvitationView, Members, MemberView
 from billing.management_api.webhook_endpoints import Endpoints, EndpointSecret, EndpointTest, EndpointView
 
-VIEWS: list[URLPattern] = [
+VIEWS: tuple[URLPattern, ...] = (
     path("keys", Keys.as_view()),
     path("keys/<int:key_id>", KeyView.as_view()),
     path("keys/<int:key_id>/reroll", KeyReroll.as_view()),
@@ -21,5 +21,5 @@ VIEWS: list[URLPattern] = [
     path("webhook-endpoints/<uuid:endpoint_id>", EndpointView.as_view()),
     path("webhook-endpoints/<uuid:endpoint_id>/rotate-secret", EndpointSecret.as_view()),
     path("webhook-endpoints/<uuid:endpoint_id>/test", EndpointTest.as_view()),
-]
+)
 urlpatterns: list[URLPattern] = [*VIEWS, path("openapi.json", openapi.serve(VIEWS), name="management_openapi")]

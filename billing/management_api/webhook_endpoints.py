@@ -17,6 +17,7 @@ from billing.notices import endpoints, telling
 from keys.repeats import Made
 
 MANAGE = Permission.MANAGE_BILLING
+MISSING = shapes.not_found("webhook_endpoint_not_found")
 EVENTS = serializers.ListField(
     child=serializers.ChoiceField(choices=telling.FOR_WEBHOOKS),
     max_length=len(telling.FOR_WEBHOOKS),
@@ -99,7 +100,8 @@ class Endpoints(ManagementView):
         tags=["webhooks"],
         parameters=[shapes.IDEMPOTENCY],
         request=NewEndpoint,
-        responses={201: EndpointWithSecret, **shapes.REFUSALS, **shapes.CONFLICT},
+        examples=shapes.example(url="https://example.com/hooks", events=["balance.low"]),
+        responses={201: EndpointWithSecret, **shapes.REFUSALS, **shapes.conflict("secret_shown_before"), **shapes.REUSED},
     )
     def post(self, request: Request) -> HttpResponse:  # noqa: ARG002
         """Add an address. Its secret is in this answer and nowhere else."""
@@ -123,7 +125,7 @@ class EndpointView(ManagementView):
         operation_id="getWebhookEndpoint",
         summary="Get a webhook endpoint",
         tags=["webhooks"],
-        responses={200: EndpointAnswer, **shapes.REFUSALS, **shapes.NOT_FOUND},
+        responses={200: EndpointAnswer, **shapes.REFUSALS, **MISSING},
     )
     def get(self, request: Request, endpoint_id: uuid.UUID) -> HttpResponse:  # noqa: ARG002
         """One endpoint."""
@@ -134,7 +136,8 @@ class EndpointView(ManagementView):
         summary="Change a webhook endpoint",
         tags=["webhooks"],
         request=EndpointChange,
-        responses={200: EndpointAnswer, **shapes.REFUSALS, **shapes.NOT_FOUND},
+        examples=shapes.example(enabled=False),
+        responses={200: EndpointAnswer, **shapes.REFUSALS, **MISSING},
     )
     def patch(self, request: Request, endpoint_id: uuid.UUID) -> HttpResponse:  # noqa: ARG002
         """Give an endpoint another address or other events, or switch it off or on."""
@@ -154,7 +157,7 @@ class EndpointView(ManagementView):
         operation_id="deleteWebhookEndpoint",
         summary="Remove a webhook endpoint",
         tags=["webhooks"],
-        responses={200: Gone, **shapes.REFUSALS, **shapes.NOT_FOUND},
+        responses={200: Gone, **shapes.REFUSALS, **MISSING},
     )
     def delete(self, request: Request, endpoint_id: uuid.UUID) -> HttpResponse:  # noqa: ARG002
         """Remove an endpoint and its secret; what waits for it is given up."""
@@ -173,7 +176,7 @@ class EndpointSecret(ManagementView):
         tags=["webhooks"],
         parameters=[shapes.IDEMPOTENCY],
         request=shapes.Nothing,
-        responses={201: EndpointWithSecret, **shapes.REFUSALS, **shapes.NOT_FOUND, **shapes.CONFLICT},
+        responses={201: EndpointWithSecret, **shapes.REFUSALS, **MISSING, **shapes.conflict("secret_shown_before"), **shapes.REUSED},
     )
     def post(self, request: Request, endpoint_id: uuid.UUID) -> HttpResponse:  # noqa: ARG002
         """Give an endpoint a new secret. For a day calls carry the signatures of both."""
@@ -197,7 +200,7 @@ class EndpointTest(ManagementView):
         summary="Send a test",
         tags=["webhooks"],
         request=shapes.Nothing,
-        responses={202: EndpointAnswer, **shapes.REFUSALS, **shapes.NOT_FOUND},
+        responses={202: EndpointAnswer, **shapes.REFUSALS, **MISSING},
     )
     def post(self, request: Request, endpoint_id: uuid.UUID) -> HttpResponse:  # noqa: ARG002
         """Queue a `webhook_endpoint.test` to an endpoint, whatever events it wants."""

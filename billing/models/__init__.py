@@ -1,5 +1,6 @@
 """The tables of money and of what it was spent on."""
 
+from billing.models.content import ContentKey, StoredContent
 from billing.models.gifts import Adjustment, CodeTries, Redemption, RedemptionCode, WelcomeGift
 from billing.models.invoices import ProviderInvoice
 from billing.models.notices import Alert, AlertSettings, WalletArming, WebhookEndpoint
@@ -16,6 +17,7 @@ __all__ = [
     "AlertSettings",
     "AutoTopUp",
     "CodeTries",
+    "ContentKey",
     "CreditGrant",
     "Hold",
     "HoldOwner",
@@ -26,6 +28,7 @@ __all__ = [
     "RedemptionCode",
     "Reversal",
     "SpendWindow",
+    "StoredContent",
     "StripeCustomer",
     "StripeEvent",
     "Subscription",

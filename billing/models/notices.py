@@ -22,6 +22,9 @@ class AlertSettings(models.Model):
     limits = models.BooleanField(default=True, help_text="Warn at 50, 80 and 100 % of budgets and quotas.")
     receipts = models.BooleanField(default=True, help_text="Send a receipt for every payment.")
 
+    class Meta:
+        verbose_name_plural = "alert settings"
+
     def __str__(self) -> str:
         return f"alerts of {self.account}"
 

@@ -195,8 +195,8 @@ def change_plan(*, account: Account, plan: Plan, user: User, now: datetime, quot
     return _done(subscription, standing, user, "plan.changed", {"from": subscription.plan.slug, "to": plan.slug, "when": kind}, now)
 
 
-def cancel(*, account: Account, user: User, now: datetime) -> Subscription:
-    """Let the plan end with its period; until then nothing changes. A past due one ends at once.
+def cancel(*, account: Account, user: User, now: datetime, reason: str = "") -> Subscription:
+    """Let the plan end with its period; until then nothing changes. A past due one ends at once. `reason` is what staff gives.
 
     Raises: NoSubscription, NotConfigured, StripeUnavailable, StripeRefused.
     """
@@ -206,11 +206,11 @@ def cancel(*, account: Account, user: User, now: datetime) -> Subscription:
         _update(standing, {"cancel_at_period_end": True})
     elif standing.status not in plan_changes.ENDED:
         stripe_plans.end_subscription(standing.id)
-    return _done(subscription, standing, user, "plan.cancelled", {"plan": subscription.plan.slug}, now)
+    return _done(subscription, standing, user, "plan.cancelled", _about(subscription, reason), now)
 
 
-def resume(*, account: Account, user: User, now: datetime) -> Subscription:
-    """Let a plan that was to end with its period go on.
+def resume(*, account: Account, user: User, now: datetime, reason: str = "") -> Subscription:
+    """Let a plan that was to end with its period go on. `reason` is what staff gives.
 
     Raises: NoSubscription (also when it has ended), NotConfigured, StripeUnavailable, StripeRefused.
     """
@@ -218,7 +218,7 @@ def resume(*, account: Account, user: User, now: datetime) -> Subscription:
     standing = plan_changes.standing_of(subscription)
     if standing.cancels_at_end:
         _update(standing, {"cancel_at_period_end": False})
-    return _done(subscription, standing, user, "plan.resumed", {"plan": subscription.plan.slug}, now)
+    return _done(subscription, standing, user, "plan.resumed", _about(subscription, reason), now)
 
 
 def pay_url(subscription: Subscription) -> str:
@@ -266,6 +266,10 @@ def _update(standing: Standing, params: dict[str, Any]) -> None:
         if refused.payment_intent_id or refused.decline_code or refused.code in ("card_declined", "authentication_required"):
             raise PaymentRefused(refused.message) from refused
         raise
+
+
+def _about(subscription: Subscription, reason: str) -> dict[str, Any]:
+    return {"plan": subscription.plan.slug} | ({"reason": reason} if reason else {})
 
 
 def _done(subscription: Subscription, standing: Standing, user: User, action: str, details: dict[str, Any], now: datetime) -> Subscription:

@@ -6,6 +6,7 @@ from django.conf import settings
 from django.contrib import admin
 from django.contrib.admin.models import LogEntry
 from django.http import HttpRequest
+from django.templatetags.static import static
 from django.urls import URLPattern, path, reverse
 
 from accounts import impersonation
@@ -69,6 +70,7 @@ SIDEBAR: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("Accounts", "domain", "accounts.account"),
             ("Keys", "vpn_key", "keys.apikey"),
             ("Plans", "workspace_premium", "billing.plan"),
+            ("Subscriptions", "autorenew", "billing.subscription"),
             ("People", "group", "accounts.user"),
         ),
     ),
@@ -113,6 +115,7 @@ SIDEBAR: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
     (
         "Notices",
         (
+            ("Announcements", "campaign", "accounts.announcement"),
             ("Outbox", "outbox", "accounts.outboxmessage"),
             ("Alerts", "notifications", "billing.alert"),
             ("Alert settings", "tune", "billing.alertsettings"),
@@ -137,6 +140,16 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
         ]
         groups += [{"title": title, "items": items}] if items else []
     return groups
+
+
+def style_sheet(request: HttpRequest) -> str:  # noqa: ARG001 - the theme passes it
+    """What we mend of the theme's looks."""
+    return static("admin.css")
+
+
+def script(request: HttpRequest) -> str:  # noqa: ARG001 - the theme passes it
+    """What we mend for keyboards and screen readers."""
+    return static("admin.js")
 
 
 def environment(request: HttpRequest) -> list[str] | None:

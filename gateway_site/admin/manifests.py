@@ -83,7 +83,7 @@ def manifest_view(request: HttpRequest) -> HttpResponse:
             if shown:
                 messages.warning(request, "The catalog has changed since, so nothing was applied. This is the difference now.")
             form = ManifestForm(initial={"text": text, "shown": _digest(found)})
-    rows = [(badge(SIGNS[change.sign], TONES[change.sign]), change.subject, change.detail) for change in found or ()]
+    rows = [(badge(SIGNS[change.sign], TONES[change.sign]), change.subject, change.detail or "-") for change in found or ()]
     context = {
         **admin.site.each_context(request),
         "title": "Apply a manifest",
@@ -91,7 +91,7 @@ def manifest_view(request: HttpRequest) -> HttpResponse:
         "media": form.media,
         "found": found,
         "changes": sum(not change.is_note for change in found or ()),
-        "tables": [Table("What it changes", ("", "What", "How"), rows)] if rows else [],
+        "tables": [Table("What it changes", ("Change", "What", "How"), rows)] if rows else [],
         "markup": f"{settings.DEFAULT_MARKUP_PPM / 10_000:g} %",
     }
     return TemplateResponse(request, "admin/manifest.html", context, headers={"Cache-Control": "no-store"})

@@ -21,16 +21,19 @@ from billing.models import Hold, TaskRun
 from billing.reports import Period
 from catalog import dollars, money
 from catalog.models import Provider, ProviderKey, Route
-from gateway_site import set_up
+from gateway_site import charts, set_up
 from gateway_site.admin import system
 from gateway_site.admin_base import Table, badge, link, may_see
+from gateway_site.charts import Series
 from proxy import breakers
 
 Counted = TypeVar("Counted")
 FIGURE_MILLISECONDS = 700
 SOME_FAILED_PPM = 50_000  # from this share of failures on, something is shown in red
 SHOWN = 5
+CHARTED_DAYS = 30
 HOUR = timedelta(hours=1)
+NO_TASKS = "No task has run: is a worker running, and beat? manage.py doctor says."
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,8 @@ def overview(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
         tables += _within_time(lambda: [_low_wallets()]) or []
     if may_see(request, "billing.taskrun"):
         tables += _within_time(lambda: [_tasks()]) or []
-    return {**context, "figures": figures, "tables": tables}
+    drawn = (_within_time(lambda: _charts(now)) or []) if may_see(request, "billing.usagerecord") else []
+    return {**context, "figures": figures, "charts": drawn, "tables": tables}
 
 
 def _within_time(count: Callable[[], Counted]) -> Counted | None:
@@ -74,6 +78,35 @@ def _within_time(count: Callable[[], Counted]) -> Counted | None:
             return count()
     except OperationalError:
         return None
+
+
+def _charts(now: datetime) -> list[tuple[str, SafeString]]:
+    """Money and traffic of the last days, each a title and a drawing."""
+    today = business.day(now)
+    days = business.by_day(period=Period(today.starts_at - timedelta(days=CHARTED_DAYS - 1), today.ends_at))
+    labels = [f"{day.day} {day:%b}" for day, _ in days]
+    money_made = [
+        Series("Revenue", [each.revenue for _, each in days]),
+        Series("Upstream cost", [each.upstream_cost for _, each in days]),
+    ]
+    traffic = [
+        Series("Answered", [each.requests - each.errors for _, each in days]),
+        Series("Failed", [each.errors for _, each in days]),
+    ]
+    return [
+        (
+            "Money",
+            charts.draw("line", title="Revenue and upstream cost by day", labels=labels, series=money_made, show=_shown, chart_id="money"),
+        ),
+        (
+            "Requests",
+            charts.draw("bar", title="Requests by day", labels=labels, series=traffic, show="{:,.0f}".format, chart_id="requests"),
+        ),
+    ]
+
+
+def _shown(nano: charts.Number) -> str:
+    return _usd(int(nano))
 
 
 # -- Figures ---------------------------------------------------------------------------------------------------------------------------
@@ -181,7 +214,7 @@ def _providers(now: datetime, resting: list[breakers.Resting] | None) -> Table:
             )
         )
     headers = ("Provider", "Requests", "Failed", "Mean latency", "Mean first token", "Breakers")
-    return Table("Providers in the last hour", headers, rows, _list("catalog.provider"))
+    return Table("Providers in the last hour", headers, rows, _list("catalog.provider"), "No requests in the last hour.")
 
 
 def _resting_by_provider(resting: list[breakers.Resting]) -> dict[str, str]:
@@ -214,7 +247,13 @@ def _top(dimension: str, now: datetime) -> Table:
         for row in margins.margins(period=business.day(now), dimension=dimension, limit=SHOWN)
     ]
     more = f"{reverse('admin:billing_providerinvoice_margin')}?by={dimension}"
-    return Table(f"Top {dimension}s today", (dimension.capitalize(), "Requests", "Revenue", "Upstream cost", "Margin"), rows, more)
+    return Table(
+        f"Top {dimension}s today",
+        (dimension.capitalize(), "Requests", "Revenue", "Upstream cost", "Margin"),
+        rows,
+        more,
+        "Nothing was charged since midnight, UTC.",
+    )
 
 
 def _low_wallets() -> Table:
@@ -222,7 +261,13 @@ def _low_wallets() -> Table:
         (link(reverse("admin:billing_wallet_change", args=[wallet]), slug), dollars.show(balance), dollars.show(threshold))
         for wallet, slug, balance, threshold in business.low_wallets(limit=SHOWN)
     ]
-    return Table("Wallets running low", ("Account", "Balance", "Warned below"), rows, _list("billing.wallet"))
+    return Table(
+        "Wallets running low",
+        ("Account", "Balance", "Warned below"),
+        rows,
+        _list("billing.wallet"),
+        "No wallet is below what its account wants to be warned of.",
+    )
 
 
 def _tasks() -> Table:
@@ -236,7 +281,9 @@ def _tasks() -> Table:
         )
         for run in TaskRun.objects.order_by("-last_started_at")
     ]
-    return Table("Last runs of tasks", ("Task", "Began", "Last ended well", "Ended", "Findings"), rows, _list("billing.taskrun"))
+    return Table(
+        "Last runs of tasks", ("Task", "Began, UTC", "Last ended well, UTC", "Ended", "Findings"), rows, _list("billing.taskrun"), NO_TASKS
+    )
 
 
 # -- Words -----------------------------------------------------------------------------------------------------------------------------

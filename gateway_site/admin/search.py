@@ -18,7 +18,7 @@ from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 
 from accounts.models import Account, User
-from billing.models import Adjustment, Hold, Plan, Reversal, StripeCustomer, StripeEvent, TopUp, Transfer, UsageRecord
+from billing.models import Adjustment, Hold, Plan, Reversal, StripeCustomer, StripeEvent, Subscription, TopUp, Transfer, UsageRecord
 from catalog.models import Model, Provider
 from gateway_site.admin_base import change_url, may_see
 from keys import issuing
@@ -29,7 +29,7 @@ LONGEST = 300
 SHORTEST_START = len("sk-gw-") + 2  # of a key: less is the start of all
 _UUID = re.compile(r"(?<![0-9A-Za-z_])[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}(?![0-9A-Za-z_])")
 _STRIPE: Mapping[str, tuple[tuple[type[AnyModel], str], ...]] = {
-    "cs": ((TopUp, "session_id"), (StripeEvent, "object_id")),
+    "cs": ((TopUp, "session_id"), (Subscription, "session_id"), (StripeEvent, "object_id")),
     "pi": ((TopUp, "payment_intent_id"), (StripeEvent, "object_id")),
     "ch": ((TopUp, "charge_id"), (StripeEvent, "object_id")),
     "py": ((TopUp, "charge_id"), (StripeEvent, "object_id")),
@@ -39,10 +39,10 @@ _STRIPE: Mapping[str, tuple[tuple[type[AnyModel], str], ...]] = {
     "du": ((Reversal, "pk"), (StripeEvent, "object_id")),
     "cus": ((StripeCustomer, "customer_id"), (StripeEvent, "object_id")),
     "evt": ((StripeEvent, "pk"),),
-    "sub": ((StripeEvent, "object_id"),),
+    "sub": ((Subscription, "stripe_id"), (StripeEvent, "object_id")),
     "in": ((StripeEvent, "object_id"),),
 }
-_IDENTIFIED: tuple[type[AnyModel], ...] = (UsageRecord, Hold, TopUp, Transfer, Adjustment)
+_IDENTIFIED: tuple[type[AnyModel], ...] = (UsageRecord, Hold, TopUp, Subscription, Transfer, Adjustment)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def _lookups(term: str, may: Callable[[type[AnyModel]], bool]) -> Iterator[Query
         for model, column in _STRIPE[prefix]:
             if may(model):
                 yield model._default_manager.filter(**{column: term})[:MOST]  # noqa: SLF001 - how Django reaches any table
-    if prefix == "sub" and may(Account):
+    if prefix == "sub" and may(Account) and not may(Subscription):
         yield Account.objects.filter(subscriptions__stripe_id=term)
     if term.startswith("sk-"):
         if may(ApiKey):

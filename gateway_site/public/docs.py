@@ -1,6 +1,7 @@
-"""The documentation as the site shows it: which Markdown files are pages, each as HTML and as Markdown, and both for language models.
+"""The documentation as the site shows it: which Markdown files are pages, each as HTML and as Markdown, and both for language models; and the
+references of its APIs, beside them and in the same forms.
 
-One source: the files of `docs/site/`, and those of `docs/` that are for customers too. In them `https://gateway.example` stands for this
+One source: the files of `docs/site/`, those of `docs/` that are for customers too, and the OpenAPI documents. In them `https://gateway.example` stands for this
 installation and `sk-gw-…` for a key; the reader gets the address that was called, and the beginning and end of a key of theirs.
 """
 
@@ -13,14 +14,19 @@ from django.conf import settings
 from django.db.models import Q
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.html import escape
+from django.utils.safestring import SafeString
 from django.views.decorators.http import require_safe
 
 from accounts.models import Membership, User
 from accounts.pages import LAST_ACCOUNT
 from accounts.permissions import Permission
 from gateway_site import markdown
+from gateway_site.public import openapi
+from gateway_site.public.openapi import Described
 from keys.models import ApiKey
 from keys.playground import NAME as PLAYGROUND
 from keys.snippets import origin_of
@@ -45,8 +51,11 @@ class Page:
 
 
 PAGES: tuple[Page, ...] = (
-    Page("quickstart", "site/quickstart.md", "Quickstart", "curl, Python, Node and LangChain, for each format"),
-    Page("tools", "site/tools.md", "Tools", "Claude Code, Codex, Cursor, Continue, Open WebUI"),
+    Page("quickstart", "site/quickstart.md", "Quickstart", "curl, Python and Node, for each format"),
+    Page(
+        "libraries", "site/libraries.md", "Libraries", "LangChain, LlamaIndex, LiteLLM, Instructor, Pydantic AI, the Agents SDK, the AI SDK"
+    ),
+    Page("tools", "site/tools.md", "Tools", "Claude Code, Codex, Gemini CLI, OpenCode, Cursor, Continue, Open WebUI and more"),
     Page("endpoints", "site/endpoints.md", "Endpoints", "what is served where, and the kinds of keys"),
     Page("requests", "requests.md", "Routing and cost", "fallback models, preferred providers, bounds on the price, estimates"),
     Page("limits", "site/limits.md", "Limits and headers", "what limits a request, what answers say beside their body, when to try again"),
@@ -57,6 +66,7 @@ PAGES: tuple[Page, ...] = (
     Page("management-api", "management-api.md", "Management API", "keys, members, budgets and webhooks, by programs"),
 )
 INDEX = Page("", "site/index.md", "Overview", "where to begin")
+EVERYTHING: tuple[Page | Described, ...] = (INDEX, *PAGES, *openapi.REFERENCES)
 _BY_SLUG = {page.slug: page for page in PAGES}
 _BY_FILE = {Path(page.file).name: page for page in (*PAGES, INDEX)}
 
@@ -95,11 +105,12 @@ def llms(request: HttpRequest) -> HttpResponse:
         "",
         "## Documentation",
         "",
-        *(f"- [{page.label}]({origin}/docs/{page.source}): {page.lead}" for page in (INDEX, *PAGES)),
+        *(f"- [{page.label}]({origin}/docs/{page.source}): {page.lead}" for page in EVERYTHING),
         "",
         "## For programs",
         "",
         f"- [OpenAPI 3.1]({origin}{reverse('openapi')}): every endpoint that a key can call",
+        f"- [OpenAPI 3.1 of the management API]({origin}/v1/openapi.json): every endpoint that a management key can call",
         f"- [Models]({origin}{reverse('model_list')}): what is for sale, with prices; with a key, GET {origin}/v1/models",
         "",
         "## Optional",
@@ -111,9 +122,32 @@ def llms(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def llms_full(request: HttpRequest) -> HttpResponse:
-    """All pages in one file."""
+    """All pages in one file, the references at its end."""
     origin = origin_of(request)
-    return _text("\n\n".join(_source(page, origin) for page in (INDEX, *PAGES)), "text/plain")
+    return _text("\n\n".join(_source(page, origin) for page in EVERYTHING), "text/plain")
+
+
+@require_safe
+def reference(request: HttpRequest, described: Described) -> HttpResponse:
+    """A reference as a page."""
+    own_key = _own_key(request)
+    context = {
+        "page": described,
+        "index": INDEX,
+        "pages": PAGES,
+        "references": openapi.REFERENCES,
+        "reference": openapi.read(described),
+        "body": _operations(described),
+        "lead": markdown.render(_placed(described.text, origin_of(request)), link=partial(_link, suffix="")),
+    }
+    page = render_to_string("docs/reference.html", context, request)
+    return HttpResponse(_placed(page, escape(origin_of(request))).replace(KEY, own_key or KEY))
+
+
+@require_safe
+def reference_source(request: HttpRequest, described: Described) -> HttpResponse:
+    """The same as Markdown."""
+    return _text(_source(described, origin_of(request)), "text/markdown")
 
 
 def _find(slug: str) -> Page:
@@ -134,6 +168,7 @@ def _show(request: HttpRequest, page: Page) -> HttpResponse:
             "page": page,
             "index": INDEX,
             "pages": PAGES,
+            "references": openapi.REFERENCES,
             "title": next(heading.text for heading in markdown.headings(text)),
             "sections": [heading for heading in markdown.headings(text) if heading.level == 2][:30],
             "body": markdown.render(text, link=partial(_link, suffix="")),
@@ -142,8 +177,9 @@ def _show(request: HttpRequest, page: Page) -> HttpResponse:
     )
 
 
-def _source(page: Page, origin: str) -> str:
-    return _placed(markdown.relink(_read(page), partial(_link, suffix=".md")), origin)
+def _source(page: Page | Described, origin: str) -> str:
+    text = _read(page) if isinstance(page, Page) else openapi.source(page)
+    return _placed(markdown.relink(text, partial(_link, suffix=".md")), origin)
 
 
 def _placed(text: str, origin: str) -> str:
@@ -166,6 +202,11 @@ def _link(target: str, *, suffix: str) -> str | None:
         return None
     address = f"/docs/{page.slug}{suffix}" if page.slug else f"/docs/index{suffix}" if suffix else "/docs"
     return f"{address}#{fragment}" if fragment else address
+
+
+@cache
+def _operations(described: Described) -> SafeString:
+    return render_to_string("docs/operations.html", {"reference": openapi.read(described)})
 
 
 def _own_key(request: HttpRequest) -> str | None:

@@ -1,10 +1,11 @@
-"""The OpenAPI document of what a key can call (`openapi.yaml`), with this installation's address, and the reference page made from it.
+"""The two OpenAPI documents: of what a key can call (`openapi.yaml`), and of the management API; with what their references are made from.
 
-The file is written by hand; a test compares it with the URL table and with real answers. The management API describes itself.
+The first is written by hand; a test compares it with the URL table, the headers in the code and real answers. The second is made from its
+views (`billing.management_api.openapi`).
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,69 +13,116 @@ from typing import Any
 
 import yaml
 from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
-from gateway_site.public import docs
+from billing.management_api import openapi as management_openapi
+from billing.management_api import urls as management_urls
+from gateway_site.public import reference
+from gateway_site.public.reference import METHODS, Reference
 from keys.snippets import origin_of
+from proxy.urls import find_view
 
 FILE = Path(__file__).with_name("openapi.yaml")
-METHODS = ("get", "post", "delete")
-# What every answer of inference says beside its body.
-_HEADERS = {
-    "x-request-id": "RequestId",
+# What answers say beside their body, by the name under which the document describes it.
+_OF_ALL = {"x-request-id": "RequestId", "request-id": "RequestId"}
+_OF_INFERENCE = {
     "x-gateway-provider": "Provider",
     "x-gateway-attempts": "Attempts",
-    "x-gateway-cost-usd": "CostUsd",
+    "x-gateway-overhead-ms": "OverheadMs",
     "x-gateway-dropped": "Dropped",
+    "idempotent-replayed": "Replayed",
+    "x-gateway-first-request-id": "FirstRequestId",
+}
+_OF_LIMITS = {
+    f"x-ratelimit-{figure}-{unit}": f"{figure.title()}{unit.title()}"
+    for unit in ("requests", "tokens")
+    for figure in ("limit", "remaining", "reset")
+}
+_OF_ERRORS = {
+    "retry-after": "RetryAfter",
+    "retry-after-ms": "RetryAfterMs",
+    "x-should-retry": "ShouldRetry",
+    "x-gateway-attempts": "Attempts",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
-    """A field or parameter as the reference shows it."""
+class Described:
+    """An API that has a page of reference: the name and last part of its address, its label and lead in lists, and the text it begins with
+    (Markdown).
+    """
 
     name: str
-    kind: str
-    is_required: bool
+    slug: str
+    label: str
+    lead: str
     text: str
-    place: str = ""
+    document: Callable[[], Mapping[str, Any]]
 
+    @property
+    def source(self) -> str:
+        """The last part of the address of the same as Markdown."""
+        return f"{self.slug}.md"
 
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One method of one address."""
-
-    method: str
-    path: str
-    id: str
-    summary: str
-    text: str
-    parameters: tuple[Field, ...]
-    fields: tuple[Field, ...]
-    answers: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """The operations of one tag."""
-
-    name: str
-    text: str
-    operations: tuple[Operation, ...]
+    @property
+    def source_name(self) -> str:
+        """The name of that address."""
+        return f"{self.name}_source"
 
 
 @cache
 def document() -> Mapping[str, Any]:
-    """The document as it is written, with the headers that all answers of inference have."""
+    """The document as it is written, with the headers that all answers of a kind have."""
     found: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
-    for item in found["paths"].values():
+    for path, item in found["paths"].items():
         for method in METHODS:
-            if "Inference" in item.get(method, {}).get("tags", ()):
-                item[method]["responses"]["200"]["headers"] = {
-                    name: {"$ref": f"#/components/headers/{kind}"} for name, kind in _HEADERS.items()
-                }
+            for status, answer in item.get(method, {}).get("responses", {}).items():
+                if status != "default":
+                    answer["headers"] = _refer(_headers(method, path, item[method])) | answer.get("headers", {})
+    for answer in found["components"]["responses"].values():
+        answer["headers"] = _refer({**_OF_ALL, **_OF_ERRORS, **_OF_LIMITS})
     return found
+
+
+def _headers(method: str, path: str, spec: Mapping[str, Any]) -> dict[str, str]:
+    if find_view(method.upper(), path) is None:
+        return _OF_ALL
+    is_charged = {"$ref": "#/components/parameters/IdempotencyKey"} in spec.get("parameters", ())
+    return {**_OF_ALL, **_OF_LIMITS, "x-gateway-cost-usd": "CostUsd", **(_OF_INFERENCE if is_charged else {})}
+
+
+def _refer(headers: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    return {name: {"$ref": f"#/components/headers/{kind}"} for name, kind in headers.items()}
+
+
+@cache
+def management_document() -> Mapping[str, Any]:
+    """The management API's document, as its own address has it."""
+    found: dict[str, Any] = json.loads(management_openapi.document(management_urls.VIEWS))
+    return found
+
+
+API = Described(
+    "api_reference",
+    "reference",
+    "API reference",
+    "every address that a key can call, with parameters, bodies, answers and an example",
+    "Every address that a key can call. The same for programs: [openapi.json](https://gateway.example/openapi.json) (OpenAPI 3.1). All "
+    "addresses under `/v1` are served under `/api/v1` as well, Gemini's excepted. The [management API](management-api.md) has a "
+    "[reference of its own](https://gateway.example/docs/reference/management). Fields that are not listed go on to the provider as they are.",
+    document,
+)
+MANAGEMENT = Described(
+    "management_reference",
+    "reference/management",
+    "Management reference",
+    "every address of the management API, with parameters, bodies, answers, what each needs and an example",
+    "Every address that a management key can call. The same for programs: [openapi.json](https://gateway.example/v1/openapi.json) (OpenAPI "
+    "3.1); what is behind it is told on the page of the [management API](management-api.md). Every address is also served under `/api/v1`. "
+    "What an operation needs is what the role of the member who made the key must grant.",
+    management_document,
+)
+REFERENCES = (API, MANAGEMENT)
 
 
 @require_safe
@@ -85,76 +133,13 @@ def openapi(request: HttpRequest) -> HttpResponse:
     return response
 
 
-@require_safe
-def reference(request: HttpRequest) -> HttpResponse:
-    """The document as a page."""
-    return render(request, "docs/reference.html", {"groups": groups(), "index": docs.INDEX, "pages": docs.PAGES})
+@cache
+def read(described: Described) -> Reference:
+    """What the page of a reference shows."""
+    return reference.read(described.document())
 
 
 @cache
-def groups() -> tuple[Group, ...]:
-    """The operations by tag, in the order of the document."""
-    found = document()
-    every = list(_operations(found))
-    return tuple(
-        Group(tag["name"], tag["description"], tuple(operation for name, operation in every if name == tag["name"]))
-        for tag in found["tags"]
-    )
-
-
-def _operations(found: Mapping[str, Any]) -> Iterator[tuple[str, Operation]]:
-    for path, item in found["paths"].items():
-        for method in METHODS:
-            if (spec := item.get(method)) is not None:
-                yield spec["tags"][0], _operation(path, method, item, spec)
-
-
-def _operation(path: str, method: str, item: Mapping[str, Any], spec: Mapping[str, Any]) -> Operation:
-    parameters = [_resolve(each) for each in (*item.get("parameters", ()), *spec.get("parameters", ()))]
-    body = spec.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
-    return Operation(
-        method=method.upper(),
-        path=path,
-        id=spec["operationId"],
-        summary=spec["summary"],
-        text=spec.get("description", ""),
-        parameters=tuple(
-            Field(each["name"], _kind(each["schema"]), each.get("required", False), each.get("description", ""), each["in"])
-            for each in parameters
-        ),
-        fields=tuple(_fields(_resolve(body))),
-        answers=tuple(
-            (status if status != "default" else "otherwise", _resolve(answer)["description"])
-            for status, answer in spec["responses"].items()
-        ),
-    )
-
-
-def _fields(schema: Mapping[str, Any]) -> Iterable[Field]:
-    """The fields of an object; those that it requires come first."""
-    properties: dict[str, Any] = {}
-    for part in (*(_resolve(each) for each in schema.get("allOf", ())), schema):
-        properties |= part.get("properties", {})
-    required = schema.get("required", ())
-    shown = [
-        Field(name, _kind(_resolve(each)), name in required, _resolve(each).get("description", "")) for name, each in properties.items()
-    ]
-    return sorted(shown, key=lambda field: not field.is_required)
-
-
-def _kind(schema: Mapping[str, Any]) -> str:
-    if "enum" in schema:
-        return " | ".join(json.dumps(each) for each in schema["enum"])
-    kind = schema.get("type", "any")
-    return " or ".join(kind) if isinstance(kind, list) else str(kind)
-
-
-def _resolve(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a reference within the document points at."""
-    if "$ref" not in value:
-        return value
-    found: Any = document()
-    for step in value["$ref"].removeprefix("#/").split("/"):
-        found = found[step]
-    resolved: Mapping[str, Any] = found
-    return resolved
+def source(described: Described) -> str:
+    """A reference as Markdown, with `https://gateway.example` for this installation's address."""
+    return reference.write(read(described), lead=described.text)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from threading import Lock
 
 from django.conf import settings
@@ -13,10 +13,11 @@ from django.shortcuts import render
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
+from accounts import announcements
 from billing import service_health
 from billing.service_health import Health, State
 from catalog import listing
-from gateway_site import probes
+from gateway_site import navigation, probes
 from gateway_site.public.health_bars import bars
 
 # Whoever asks sooner again gets the same figures: by window, in seconds.
@@ -42,7 +43,11 @@ def status(request: HttpRequest) -> HttpResponse:
     parts = our_parts()
     models, providers = _traffic(window, now=now)
     tabs = [{"label": each.label, "href": f"?window={name}", "is_current": name == window} for name, each in service_health.WINDOWS.items()]
+    account = partial(navigation.account_of, request)
+    planned = announcements.maintenance(is_signed_in=request.user.is_authenticated, account=account, now=now)
     context = {
+        "maintenance": [(each, each.has_begun(now)) for each in planned],
+        "zone": found.timezone if planned and (found := account()) else "UTC",
         "parts": parts,
         "worst": worst([part.state for part in parts]),
         "tables": [("Models", _shown(models)), ("Providers", _shown(providers))],

@@ -71,6 +71,23 @@ addEventListener("pageshow", () => {
 });
 document.addEventListener("htmx:afterRequest", (event) => { delete event.target.dataset?.sent; });
 
+// A moment on a page of no account stands in UTC; here it becomes the reader's own.
+for (const time of document.querySelectorAll("time[data-zoned]")) {
+  time.title = time.textContent;
+  time.textContent = new Intl.DateTimeFormat("sv-SE", { dateStyle: "short", timeStyle: "short" }).format(new Date(time.dateTime))
+    + " " + new Intl.DateTimeFormat("en", { timeZoneName: "short" }).formatToParts(new Date(time.dateTime)).find((part) => part.type === "timeZoneName").value;
+}
+
+// A part that comes after its page and could not be had: what stands in its place says so.
+function missing(event) {
+  const place = event.target.closest?.("[data-awaited]");
+  if (!place) return;
+  place.setAttribute("aria-busy", "false");
+  place.querySelector("[data-waiting]").hidden = true;
+  place.querySelector("[data-failed]").hidden = false;
+}
+for (const problem of ["htmx:responseError", "htmx:sendError", "htmx:timeout"]) document.addEventListener(problem, missing);
+
 // A choice that stands for the whole form: filters, the time zone. It may clear fields that say the same in another way.
 document.addEventListener("change", (event) => {
   if (!event.target.matches?.("[data-submits]")) return;

@@ -72,6 +72,15 @@ def account_time(moment: datetime | None, style: str = "") -> SafeString | str:
 
 
 @register.filter
+def zoned_time(moment: datetime) -> SafeString:
+    """A moment in the account's time zone with the zone's name; on pages of no account in UTC, which a script makes the reader's."""
+    zone = timezone.get_current_timezone_name()
+    attribute = SafeString(" data-zoned") if zone == "UTC" else ""
+    shown = f"{timezone.localtime(moment):%Y-%m-%d %H:%M} {zone}"
+    return format_html('<time datetime="{}"{} class="nowrap">{}</time>', moment.isoformat(), attribute, shown)
+
+
+@register.filter
 def thousands(number: int | None) -> str:
     """An integer with commas."""
     return "" if number is None else f"{number:,}"

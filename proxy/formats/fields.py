@@ -68,6 +68,8 @@ def refuse_stream(fields: Mapping[str, Any]) -> None:
 def read_messages(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The conversation so far, at least one message. Raises: InvalidRequest."""
     messages = fields.get("messages")
+    if messages is None and "input" in fields:
+        raise InvalidRequest("The field 'messages' is missing. A request with 'input' is one for /v1/responses.", param="messages")
     if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
         raise InvalidRequest("The field 'messages' must be a list of at least one message object.", param="messages")
     return messages

@@ -22,7 +22,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from accounts.models import Account, AuditEvent, Membership, OutboxMessage, User
+from accounts.models import Account, Announcement, AuditEvent, Membership, OutboxMessage, User
 from billing import reconciliation
 from billing.gifts import adjustments, codes
 from billing.models import (
@@ -41,6 +41,7 @@ from billing.models import (
     SpendWindow,
     StripeCustomer,
     StripeEvent,
+    Subscription,
     TaskRun,
     TopUp,
     Transfer,
@@ -81,6 +82,7 @@ BOOKS = [
     Reversal,
     StripeEvent,
     StripeCustomer,
+    Subscription,
 ]
 NO_ADDING = {*BOOKS, CatalogVersion, LogEntry}
 PROVIDER_SECRET = "sk-provider-Xq7Zr2LmN8vT4wYb"
@@ -184,6 +186,7 @@ def world(_database: None) -> Iterator[dict[Any, Any]]:
             content={"text": "Hello!", "html": "<p>Hello!</p>", "unsubscribe_url": ""},
             state="failed",
         ),
+        Announcement: Announcement.objects.create(title="News", text="Hello", audience="account", account=desk.account),
         AuditEvent: AuditEvent.objects.create(account=desk.account, actor_text="staff", action="key.created", subject="CI"),
         TopUp: paid,
         Reversal: Reversal.objects.create(
@@ -202,6 +205,7 @@ def world(_database: None) -> Iterator[dict[Any, Any]]:
             account=desk.account, customer_id=f"cus_{uuid.uuid4().hex}", is_live=False, payment_method_id="pm_1", card_last_four="4242"
         ),
         Plan: plan,
+        Subscription: Subscription.objects.create(account=desk.account, plan=plan, status="canceled", session_id=f"cs_{uuid.uuid4().hex}"),
         RedemptionCode: code,
         Redemption: code.redemptions.get(),
         Adjustment: adjustments.request_adjustment(
@@ -231,9 +235,10 @@ def heard() -> Iterator[Callable[[], set[str]]]:
         channel.get_message(timeout=5)  # the confirmation
 
         def topics() -> set[str]:
-            client.publish(CHANNEL, "end")
+            end = uuid.uuid4().hex  # of this test alone: a channel is shared by all databases of a Valkey, and so by all workers
+            client.publish(CHANNEL, end)
             found: set[str] = set()
-            while (message := channel.get_message(timeout=5)) is not None and message["data"] != b"end":
+            while (message := channel.get_message(timeout=30)) is not None and message["data"].decode() != end:
                 found.add(message["data"].decode())
             return found
 

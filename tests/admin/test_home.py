@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -43,6 +44,29 @@ def desk(_database: None) -> Iterator[Desk]:
 
 def figure(page: Any, title: str) -> Any:
     return next((one for one in page.context["figures"] if one.title == title), None)
+
+
+def test_a_day_without_a_request_is_a_day_of_nothing(desk: Desk) -> None:
+    now = timezone.now()
+    long_ago = Period(now.replace(year=2001, month=3, day=1), now.replace(year=2001, month=3, day=4))
+    assert [(f"{day:%d}", each.requests) for day, each in business.by_day(period=long_ago)] == [("01", 0), ("02", 0), ("03", 0), ("04", 0)]
+
+
+def test_the_days_together_are_the_total(desk: Desk) -> None:
+    now = timezone.now()
+    period = Period(business.day(now).starts_at - timedelta(days=2), now)
+    days, (total,) = business.by_day(period=period), business.totals([period])
+    assert len(days) == 3
+    assert sum(each.revenue for _, each in days) == total.revenue
+    assert sum(each.requests for _, each in days) == total.requests
+
+
+def test_the_first_page_draws_money_and_requests_of_thirty_days_for_who_may_see_usage(boss: Client, desk: Desk) -> None:
+    page = boss.get(reverse("admin:index"))
+    assert [title for title, _ in page.context["charts"]] == ["Money", "Requests"]
+    assert page.content.decode().count('<figure class="chart-figure">') == 2
+    other = browser_of(new_staff("accounts.view_account")).get(reverse("admin:index"))
+    assert other.context["charts"] == []
 
 
 def test_the_totals_of_the_day_are_those_of_the_slots(desk: Desk) -> None:

@@ -2,12 +2,13 @@
 
 import re
 import uuid
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.contrib.admin.models import LogEntry
-from django.contrib.auth.models import Group
+from django.contrib.auth.models import Group, Permission
 from django.contrib.sessions.backends.db import SessionStore
 from django.core.management import call_command
 from django.test import Client
@@ -15,8 +16,9 @@ from django.urls import reverse
 from django.utils import timezone
 
 from accounts import impersonation
-from accounts.models import AuditEvent, User
+from accounts.models import AuditEvent, User, UsualPermission
 from billing.models import Adjustment, Plan, Wallet
+from gateway_site import staff_groups
 from keys import issuing
 from keys.models import ApiKey
 from tests.accounts.people import House
@@ -153,6 +155,50 @@ def test_support_reads_and_grants_below_the_limit_and_finance_decides_above(sett
     refused += [reverse(f"admin:billing_adjustment_{deed}", args=[waiting.pk]) for deed in ("approve",)]
     for page in refused:
         assert client.post(page, {}).status_code == 403, page
+
+
+def test_every_usual_permission_is_one_that_there_is() -> None:
+    call_command("make_staff_groups", verbosity=0)
+    for name, wanted in staff_groups.GROUPS.items():
+        has = {f"{each.content_type.app_label}.{each.codename}" for each in Group.objects.get(name=name).permissions.all()}
+        assert has == set(wanted)
+
+
+@pytest.fixture
+def usual() -> Iterator[Group]:
+    """The group Support as it usually is, also afterwards."""
+    staff_groups.make()
+    yield Group.objects.get(name="Support")
+    staff_groups.make()
+
+
+def test_a_migration_makes_the_groups_and_leaves_what_operators_changed(usual: Group) -> None:
+    taken, added = "impersonate", "delete_announcement"
+    usual.permissions.remove(Permission.objects.get(codename=taken))
+    usual.permissions.add(Permission.objects.get(codename=added))
+    member = new_staff()
+    member.groups.add(usual)
+    for _ in range(2):
+        call_command("migrate", verbosity=0)
+    has = set(usual.permissions.values_list("codename", flat=True))
+    assert added in has
+    assert taken not in has
+    assert member.groups.get() == usual
+    call_command("make_staff_groups", verbosity=0)  # who asks for it gets the usual ones back
+    has = set(usual.permissions.values_list("codename", flat=True))
+    assert added not in has
+    assert taken in has
+
+
+def test_what_becomes_usual_is_given_once_and_a_group_that_is_gone_is_made_anew(usual: Group) -> None:
+    fresh = Permission.objects.get(codename="view_subscription")
+    UsualPermission.objects.filter(group=usual, permission=fresh).delete()  # as before the release that made it usual
+    usual.permissions.remove(fresh)
+    assert staff_groups.keep_up() == {"Support": 1, "Finance": 0}
+    assert fresh in usual.permissions.all()
+    assert staff_groups.keep_up() == {"Support": 0, "Finance": 0}
+    usual.delete()
+    assert staff_groups.keep_up()["Support"] == len(staff_groups.GROUPS["Support"])
 
 
 # -- Plans -----------------------------------------------------------------------------------------------------------------------------

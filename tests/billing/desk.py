@@ -162,7 +162,7 @@ class Desk:
 
     def request(self, amount: int, *, key: ApiKey | None = None, started: datetime | None = None, **fields: Any) -> dict[str, Any]:
         key = key or self.key
-        started = started or MONTH + timedelta(seconds=next(numbers))
+        started = started or MONTH + timedelta(milliseconds=next(numbers))  # however many tests came before, within the first slot
         kind = key.budget_window if key.budget_nano is not None else None
         start, end = window(kind, started) if kind else (None, None)
         quota_start, quota_end = month_of(started)

@@ -339,6 +339,9 @@ def test_the_tasks_that_celery_wakes_carry_a_crossing_to_a_mail(alice: Customer)
     for task in (tasks.look_ahead, tasks.raise_alerts, tasks.deliver_outbox, tasks.call_webhooks):
         task()
     message = OutboxMessage.objects.get(account=alice.account, kind="mail")
+    while message.state == "waiting" and not message.attempts:  # behind what other tests left: a run ends after a thousand mails
+        tasks.deliver_outbox()
+        message.refresh_from_db()
     assert message.state == "sent"
     for name in ("look_ahead", "raise_alerts", "deliver_outbox", "call_webhooks"):
         finished = task_runs.last_finished(name)

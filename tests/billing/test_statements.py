@@ -21,6 +21,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:No directory at")  # only a depl
 
 USD = 10**9
 LAST_MONTH = (MONTH - timedelta(days=1)).replace(day=1)
+NEW_YORK = budgets.zone("America/New_York")
+# The months of New York: in the first hours of one of ours, the last one goes on there.
+THERE = NOW.astimezone(NEW_YORK).replace(day=1, hour=0, minute=0, second=0, microsecond=0, tzinfo=UTC)
+BEFORE_THERE = (THERE - timedelta(days=1)).replace(day=1)
 
 
 def credit_at(desk: Desk, amount: int, moment: datetime, **details: Any) -> None:
@@ -50,23 +54,24 @@ def two_months(open_desk: OpenDesk) -> Desk:
     desk = open_desk()
     desk.account.timezone = "America/New_York"
     desk.account.save()
-    middle = LAST_MONTH + timedelta(days=10)
-    edge = datetime(MONTH.year, MONTH.month, 1, tzinfo=budgets.zone("America/New_York")).astimezone(UTC)
+    middle = BEFORE_THERE + timedelta(days=10)
+    edge = datetime(THERE.year, THERE.month, 1, tzinfo=NEW_YORK).astimezone(UTC)
+    hour = min(timedelta(hours=1), (NOW - edge) / 3)  # nothing of it is still to come
     credit_at(desk, 20 * USD, middle)
     credit_at(desk, 5 * USD, middle, kind="promo", debit_account="promo")
     for minute in range(4):
         settle_at(desk, 3, started=middle + timedelta(minutes=minute), booked=middle + timedelta(hours=1), model="house/a", input_tokens=10)
     desk.debit(USD, now=middle + timedelta(hours=2))
     settle_at(desk, 7, started=edge - timedelta(minutes=5), booked=edge - timedelta(minutes=4), model="house/b")
-    settle_at(desk, 500, started=edge - timedelta(minutes=5), booked=edge + timedelta(minutes=5), model="house/late")
-    settle_at(desk, 11, started=edge + timedelta(hours=1), booked=edge + timedelta(hours=1), model="house/a")
-    credit_at(desk, 2 * USD, edge + timedelta(hours=2))
+    settle_at(desk, 500, started=edge - timedelta(minutes=5), booked=edge + hour / 12, model="house/late")
+    settle_at(desk, 11, started=edge + hour, booked=edge + hour, model="house/a")
+    credit_at(desk, 2 * USD, edge + 2 * hour)
     return desk
 
 
 def test_a_statement_adds_up_to_the_chain_of_the_ledger(two_months: Desk) -> None:
     months = statements.months_of(two_months.account, now=NOW)
-    assert months == [MONTH.date(), LAST_MONTH.date()]
+    assert months == [THERE.date(), BEFORE_THERE.date()]
     made = [statements.statement(account=two_months.account, month=month, now=NOW) for month in reversed(months)]
     assert made[0].opening == 0
     assert made[0].closing == made[1].opening
@@ -99,7 +104,7 @@ def test_entries_that_were_booked_out_of_order_at_the_edge_are_in_one_month_each
 
 
 def test_usage_is_itemised_by_model_and_key(two_months: Desk) -> None:
-    made = statements.statement(account=two_months.account, month=LAST_MONTH.date(), now=NOW)
+    made = statements.statement(account=two_months.account, month=BEFORE_THERE.date(), now=NOW)
     lines = {line.model: (line.key, line.requests, line.input_tokens, line.cost) for line in made.usage}
     assert lines == {"house/a": ("key", 4, 40, 12), "house/b": ("key", 1, 0, 7), "house/late": ("key", 1, 0, 500)}
 
@@ -139,7 +144,7 @@ def text_of(answer: Any) -> str:
 
 PAGES = (
     "billing/statements",
-    f"billing/statements/{MONTH:%Y-%m}",
+    "billing/statements/{month}",
     "billing/ledger.csv",
     "billing/ledger.jsonl",
     "usage.csv",
@@ -149,16 +154,19 @@ PAGES = (
 
 @pytest.mark.parametrize("page", PAGES)
 def test_a_stranger_finds_no_such_account(two_months: Desk, page: str) -> None:
-    assert browser(two_months).get(f"/a/{two_months.slug}/{page}").status_code == 200
-    assert browser(two_months, None).get(f"/a/{two_months.slug}/{page}").status_code == 404
-    assert Client().get(f"/a/{two_months.slug}/{page}").status_code == 302
+    address = f"/a/{two_months.slug}/{page.format(month=f'{THERE:%Y-%m}')}"
+    assert browser(two_months).get(address).status_code == 200
+    assert browser(two_months, None).get(address).status_code == 404
+    assert Client().get(address).status_code == 302
 
 
 def test_the_page_of_a_month_shows_every_figure(two_months: Desk) -> None:
     client = browser(two_months, "viewer")
-    assert f"/a/{two_months.slug}/billing/statements/{LAST_MONTH:%Y-%m}" in text_of(client.get(f"/a/{two_months.slug}/billing/statements"))
-    page = text_of(client.get(f"/a/{two_months.slug}/billing/statements/{LAST_MONTH:%Y-%m}"))
-    made = statements.statement(account=two_months.account, month=LAST_MONTH.date(), now=NOW)
+    assert f"/a/{two_months.slug}/billing/statements/{BEFORE_THERE:%Y-%m}" in text_of(
+        client.get(f"/a/{two_months.slug}/billing/statements")
+    )
+    page = text_of(client.get(f"/a/{two_months.slug}/billing/statements/{BEFORE_THERE:%Y-%m}"))
+    made = statements.statement(account=two_months.account, month=BEFORE_THERE.date(), now=NOW)
     for amount in (made.closing, made.used, *(movement.amount for movement in made.movements), *(line.cost for line in made.usage)):
         assert usd(abs(amount)) in page
     for month in ("1999-01", "2026-13", "nonsense", "2026-1"):
@@ -166,10 +174,10 @@ def test_the_page_of_a_month_shows_every_figure(two_months: Desk) -> None:
 
 
 def test_the_ledger_file_is_the_chain(two_months: Desk) -> None:
-    query = {"start": LAST_MONTH.isoformat(), "end": (NOW + timedelta(days=1)).isoformat()}
+    query = {"start": BEFORE_THERE.isoformat(), "end": (NOW + timedelta(days=1)).isoformat()}
     client = browser(two_months, "billing")
     rows = list(csv.DictReader(io.StringIO(text_of(client.get(f"/a/{two_months.slug}/billing/ledger.csv", query)), newline="")))
-    entries = chain_of(two_months, LAST_MONTH, NOW + timedelta(days=1))
+    entries = chain_of(two_months, BEFORE_THERE, NOW + timedelta(days=1))
     assert [row["id"] for row in rows] == [str(entry.pk) for entry in entries]
     assert rows[0]["amount_usd"] == "20.00"
     assert rows[-1]["balance_after_usd"] == usd(two_months.balance)
@@ -179,7 +187,7 @@ def test_the_ledger_file_is_the_chain(two_months: Desk) -> None:
 
 
 def test_files_are_whole_however_small_the_pieces_they_are_read_in(two_months: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    query = {"start": LAST_MONTH.isoformat(), "end": (NOW + timedelta(days=1)).isoformat()}
+    query = {"start": BEFORE_THERE.isoformat(), "end": (NOW + timedelta(days=1)).isoformat()}
     addresses = [f"/a/{two_months.slug}/{page}" for page in ("billing/ledger.csv", "usage.csv", "usage.jsonl")]
     client = browser(two_months)
     whole = [text_of(client.get(address, query)) for address in addresses]
@@ -191,7 +199,7 @@ def test_files_are_whole_however_small_the_pieces_they_are_read_in(two_months: D
 
 def test_the_usage_file_has_every_request_and_no_formula(two_months: Desk) -> None:
     two_months.spend(1, user_tag="=HYPERLINK(1)", started=NOW)
-    client, query = browser(two_months, "viewer"), {"start": LAST_MONTH.isoformat(), "end": (NOW + timedelta(days=1)).isoformat()}
+    client, query = browser(two_months, "viewer"), {"start": BEFORE_THERE.isoformat(), "end": (NOW + timedelta(days=1)).isoformat()}
     text = text_of(client.get(f"/a/{two_months.slug}/usage.csv", query))
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     assert (len(rows), rows[0]["user"]) == (8, "'=HYPERLINK(1)")

@@ -88,6 +88,38 @@ def test_the_table_by_everything_adds_up_to_the_same(busy: Desk) -> None:
     assert [(row["user"], row["cost_usd"]) for row in users] == [("ann", "7.00"), ("=cmd|ben", "2.00")]
 
 
+def test_the_table_of_end_users_comes_after_its_page_and_with_it_when_that_is_asked(busy: Desk) -> None:
+    client, asked = viewer_of(busy), {"by": "user", "period": "7d"}
+    page = client.get(f"/a/{busy.slug}/usage", asked).content.decode()
+    assert 'aria-busy="true"' in page
+    assert 'hx-get="?period=7d&amp;by=user&amp;show=cost"' in page
+    assert '<noscript><p><a href="?period=7d&amp;by=user&amp;show=cost&amp;whole=1">' in page
+    assert "user=ann" not in page
+    part = client.get(f"/a/{busy.slug}/usage", asked, headers={"HX-Request": "true"})
+    assert (part.status_code, part.headers["Vary"]) == (200, "Cookie, HX-Request")
+    whole = client.get(f"/a/{busy.slug}/usage", {**asked, "whole": "1"}).content.decode()
+    assert "aria-busy" not in whole
+    table = re.search(r'<div class="table-wrap">.*?</table>', part.content.decode(), re.DOTALL)
+    assert table is not None
+    assert "<html" not in part.content.decode()
+    assert re.sub(r"\s+", " ", table[0]) in re.sub(r"\s+", " ", whole)
+    assert re.findall(r"user=([^\"]+)", table[0]) == ["ann", "%3Dcmd%7Cben"]
+    assert "$7.00" in table[0]
+
+
+def test_a_page_by_end_users_reads_no_record_before_its_part_asks_for_it(busy: Desk) -> None:
+    client = viewer_of(busy)
+    for asked, headers, reads in (({}, {}, False), ({"whole": "1"}, {}, True), ({}, {"HX-Request": "true"}, True)):
+        with CaptureQueriesContext(connection) as queries:
+            client.get(f"/a/{busy.slug}/usage", {"by": "user", **asked}, headers=headers)
+        assert any("billing_usagerecord" in query["sql"] for query in queries) is reads, (asked, headers)
+
+
+def test_a_part_that_cannot_be_understood_is_refused(busy: Desk) -> None:
+    asked = {"by": "user", "period": "90d"}
+    assert viewer_of(busy).get(f"/a/{busy.slug}/usage", asked, headers={"HX-Request": "true"}).status_code == 400
+
+
 def test_csv_is_the_same_table_and_safe_to_open(busy: Desk) -> None:
     client = viewer_of(busy)
     rows = file_of(client, busy, "csv", by="user", period="7d")
@@ -116,7 +148,7 @@ def test_every_chart_can_be_drawn_by_everything(busy: Desk) -> None:
             text = client.get(
                 f"/a/{busy.slug}/usage", {"show": show, "by": by, "period": "24h" if by == "time" else "month"}
             ).content.decode()
-            assert '<figure class="chart">' in text, (show, by)
+            assert '<figure class="chart-figure">' in text, (show, by)
     text = client.get(f"/a/{busy.slug}/usage", {"show": "tokens", "by": "time", "period": "7d"}).content.decode()
     for bucket in ("Cached input", "Reasoning"):
         assert f"></rect></svg>{bucket}</li>" in text
@@ -150,7 +182,8 @@ def test_a_name_with_markup_in_it_stays_text(open_desk: OpenDesk) -> None:
     desk.spend(1, started=timezone.now(), user_tag="<script>alert(1)</script>", model="<b>bold</b>", provider='"><i>')
     client = viewer_of(desk)
     for by in ("model", "user", "provider"):
-        assert not re.search(r"<script>alert|<b>bold|<i>", client.get(f"/a/{desk.slug}/usage", {"by": by}).content.decode())
+        page = client.get(f"/a/{desk.slug}/usage", {"by": by, "whole": "1"}).content.decode()
+        assert not re.search(r"<script>alert|<b>bold|<i>", page)
 
 
 def test_the_page_asks_a_fixed_number_of_queries(open_desk: OpenDesk) -> None:
@@ -170,7 +203,7 @@ def test_the_page_asks_a_fixed_number_of_queries(open_desk: OpenDesk) -> None:
         worst = 0
         for by in ("model", "key", "user", "time"):
             with CaptureQueriesContext(connection) as queries:
-                assert client.get(f"/a/{desk.slug}/usage", {"by": by}).status_code == 200
+                assert client.get(f"/a/{desk.slug}/usage", {"by": by, "whole": "1"}).status_code == 200
             worst = max(worst, len(queries))
         counts.append(worst)
     assert counts[0] == counts[1] <= 14

@@ -13,8 +13,12 @@ from django.core.management import CommandError, call_command
 from django.db import transaction
 from django.utils import timezone
 
+from billing import stored_content
+from billing.models import ContentKey, StoredContent
+from billing.opening import open_account
 from catalog import rotation, vault
 from catalog.models import Provider, ProviderKey
+from tests.accounts.people import new_person
 
 OLD, NEW = f"{uuid4().hex[:8]}:{'a1' * 32}", f"{uuid4().hex[:8]}:{'b2' * 32}"
 
@@ -26,6 +30,8 @@ def _alone(settings: Any) -> Iterator[None]:
     with transaction.atomic():
         ProviderKey.objects.all().delete()
         Authenticator.objects.all().delete()
+        StoredContent.objects.all().delete()
+        ContentKey.objects.all().delete()
         yield
         transaction.set_rollback(True)
 
@@ -110,6 +116,21 @@ def test_rotation_reseals_batch_by_batch_and_can_be_resumed(settings: Any) -> No
     sealed = [key.sealed_secret for key in keys]
     call_command("rotate_encryption", stdout=io.StringIO())
     assert [ProviderKey.objects.get(pk=key.pk).sealed_secret for key in keys] == sealed
+
+
+def test_rotation_reseals_the_keys_of_stored_content_and_the_old_one_may_go(settings: Any) -> None:
+    owner, now = new_person(), timezone.now()
+    account = open_account(slug=f"vault-{uuid4().hex[:10]}", name="vault", now=now)
+    stored_content.choose(account, days=7, by=owner, now=now)
+    request_id, row = uuid4(), ContentKey.objects.get(account=account)
+    key = stored_content.open_key(row.sealed, account_id=account.pk)
+    sealed = stored_content.seal(b"said", key=key, account_id=account.pk, request_id=request_id, part="answer")
+    rotate_to_new(settings)
+    call_command("rotate_encryption", stdout=io.StringIO())
+    settings.ENCRYPTION_KEYS = [NEW]
+    row.refresh_from_db()
+    key = stored_content.open_key(row.sealed, account_id=account.pk)
+    assert stored_content.unseal(sealed, key=key, account_id=account.pk, request_id=request_id, part="answer") == b"said"
 
 
 def test_rotation_leaves_and_names_what_does_not_open(settings: Any) -> None:

@@ -433,12 +433,12 @@ def stays_silent(provider: FakeProvider, model: str, *, stream: bool) -> None:
 
 
 def slow(provider: FakeProvider, model: str, *, stream: bool) -> None:
-    assert ask(provider, f"{model};ms=60", stream=stream).status == 200
-    assert ask(provider, f"{model};ms=60;headers=1", stream=stream).status == 200
+    assert ask(provider, f"{model};ms=400", stream=stream).status == 200
+    assert ask(provider, f"{model};ms=400;headers=1", stream=stream).status == 200
     late, early = provider.requests
     assert late.first_byte_at is not None
     assert early.first_byte_at is not None
-    assert late.first_byte_at - late.arrived_at >= 0.06 > early.first_byte_at - early.arrived_at
+    assert late.first_byte_at - late.arrived_at >= 0.4 > early.first_byte_at - early.arrived_at
 
 
 def cut_inside_a_chunk(provider: FakeProvider, model: str, *, stream: bool) -> None:

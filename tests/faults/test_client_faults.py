@@ -85,7 +85,7 @@ def chat(model: str, **more: Any) -> dict[str, Any]:
     return {"model": model, "messages": [{"role": "user", "content": CONTENT}], **more}
 
 
-def latest_record(customer: Customer, *, count: int = 1, seconds: float = 10) -> Any:
+def latest_record(customer: Customer, *, count: int = 1, seconds: float = 60) -> Any:
     """The last usage record of an account, once it has `count` of them."""
     from billing.models import UsageRecord
 
@@ -117,7 +117,7 @@ def test_leaving_before_the_first_byte_of_a_stream_stops_the_provider_and_costs_
     client.reset() if leave == "reset" else client.socket.close()
     gone = provider.wait_for(lambda request: request.model == f"hold:{name}" and request.client_gone_at is not None)
     assert gone.client_gone_at is not None
-    assert gone.client_gone_at - left_at < 1
+    assert gone.client_gone_at - left_at < 2.5  # before the gateway gives the first byte up
     record = latest_record(customer)
     assert (record.status, record.cost, record.status_code, record.error_code) == ("aborted", 0, 499, "client_gone")
     assert customer.fresh_wallet().held == 0
@@ -130,7 +130,7 @@ def test_leaving_between_the_providers_head_and_its_first_event_costs_nothing_an
     with RawClient(gateway) as client:
         client.ask(customer, chat(new_model(upstream), stream=True))
         provider.wait_for(lambda request: request.model == upstream and request.first_byte_at is not None)
-    provider.wait_for(lambda request: request.model == upstream and request.client_gone_at is not None, timeout=1)
+    provider.wait_for(lambda request: request.model == upstream and request.client_gone_at is not None)
     assert latest_record(customer).cost == 0
 
 
@@ -160,8 +160,8 @@ def test_leaving_in_the_middle_of_a_stream_is_charged_for_what_was_delivered(
     client.reset() if leave == "reset" else client.socket.close()
     gone = provider.wait_for(lambda request: request.model == upstream and request.client_gone_at is not None)
     assert gone.client_gone_at is not None
-    assert gone.client_gone_at - left_at < 1
-    record = latest_record(customer, seconds=2)
+    assert gone.client_gone_at - left_at < 1.8  # before the gateway gives a silent provider up
+    record = latest_record(customer)
     assert (record.status, record.rule, record.usage_source) == ("aborted", "delivered", "estimated")
     delivered = -(-len("word1 word2 word3 word4 ") // 4)
     assert (record.input_tokens, record.output_tokens) == (INPUT_ESTIMATE, delivered)
@@ -219,7 +219,7 @@ def test_a_reader_who_stops_is_let_go_and_costs_no_memory(
         began = time.monotonic()
         gone = provider.wait_for(lambda request: request.model == upstream and request.client_gone_at is not None)
         assert gone.client_gone_at is not None
-        assert 1.5 < gone.client_gone_at - began < 4
+        assert 1.5 < gone.client_gone_at - began < 10
         record = latest_record(customer)
         assert (record.status, record.rule) == ("aborted", "delivered")
         assert 0 < record.cost <= record.hold_amount
@@ -232,7 +232,7 @@ def test_a_reader_who_stops_is_let_go_and_costs_no_memory(
 
 def _is_cut(client: socket.socket) -> bool:
     """Whether the other side is gone: what it still had buffered is read, then the end."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
             if select.select([client], [], [], 1)[0] and not client.recv(65536):

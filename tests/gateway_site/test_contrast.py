@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-SHEET = (Path(__file__).parents[2] / "gateway_site" / "static" / "site.css").read_text()
+STATIC = Path(__file__).parents[2] / "gateway_site" / "static"
+SHEET = (STATIC / "site.css").read_text() + (STATIC / "chart.css").read_text()
 PAIR = r"light-dark\((#[0-9a-f]{6}),\s*(#[0-9a-f]{6})\)"
 COLOURS = {name: (light, dark) for name, light, dark in re.findall(rf"--([\w-]+):\s*{PAIR}", SHEET)} | {"on-accent": ("#ffffff", "#ffffff")}
 COLOURS |= {

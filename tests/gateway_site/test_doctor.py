@@ -26,6 +26,7 @@ from billing.settlement import Spool
 from catalog.models import Model, Price, Provider, ProviderKey
 from gateway_site import diagnosis
 from gateway_site.diagnosis import Finding, Severity
+from gateway_site.embedded.valkey import Valkey
 from gateway_site.identifiers import uuid7
 from tests.conftest import ROOT, free_port, make_customer, make_model
 
@@ -81,7 +82,12 @@ class Installation:
 
     def manage(self, *arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [sys.executable, "manage.py", *arguments], cwd=ROOT, env={**self.environ, **environ}, capture_output=True, text=True, timeout=60
+            [sys.executable, "manage.py", *arguments],
+            cwd=ROOT,
+            env={**self.environ, **environ},
+            capture_output=True,
+            text=True,
+            timeout=240,
         )
 
     def doctor(self, *arguments: str, **environ: str) -> tuple[int, list[dict[str, str]]]:
@@ -294,16 +300,17 @@ def test_records_in_the_spool_are_counted_and_are_errors(tmp_path: Path) -> None
 # -- Servers -------------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_valkey_that_evicts_is_an_error() -> None:
-    from django.conf import settings as configured
-
-    with redis.Redis.from_url(configured.REDIS_URL) as client:
-        assert not about(diagnosis.check_valkey(), "maxmemory-policy")
-        client.config_set("maxmemory-policy", "allkeys-lru")
-        try:
-            (found,) = about(diagnosis.check_valkey(), "maxmemory-policy is allkeys-lru")
-        finally:
-            client.config_set("maxmemory-policy", "noeviction")
+def test_a_valkey_that_evicts_is_an_error(settings: Any, tmp_path: Path) -> None:
+    own = Valkey(tmp_path / "state")  # the suite's is everybody's
+    own.start()
+    try:
+        settings.REDIS_URL = own.url()
+        with redis.Redis.from_url(settings.REDIS_URL) as client:
+            assert not about(diagnosis.check_valkey(), "maxmemory-policy")
+            client.config_set("maxmemory-policy", "allkeys-lru")
+        (found,) = about(diagnosis.check_valkey(), "maxmemory-policy is allkeys-lru")
+    finally:
+        own.stop()
     assert found.severity is ERROR
 
 

@@ -1,5 +1,6 @@
-"""The OpenAPI document is a valid one, names every address that a key can call and no other, and describes what is really answered."""
+"""The OpenAPI documents: valid, with every address and header that there is and no other, and true to what is really answered; their references."""
 
+import ast
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -13,7 +14,9 @@ import pytest
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
-from gateway_site.public import openapi
+from gateway_site.public import openapi, reference
+from gateway_site.public.openapi import Described
+from proxy import errors
 from tests.billing.tenants import Shelf, open_shelf
 from tests.routes import NAMESPACES, ROUTES
 
@@ -68,10 +71,10 @@ def test_the_document_is_valid_openapi_3_1() -> None:
 def test_every_reference_leads_somewhere_and_every_operation_has_a_name_of_its_own() -> None:
     document = openapi.document()
     for target in re.findall(r'"\$ref": "([^"]+)"', json.dumps(document)):
-        assert openapi._resolve({"$ref": target})
-    names = [item[method]["operationId"] for item in document["paths"].values() for method in openapi.METHODS if method in item]
+        assert reference.resolve(document, {"$ref": target})
+    names = [item[method]["operationId"] for item in document["paths"].values() for method in reference.METHODS if method in item]
     assert len(names) == len(set(names))
-    assert {tag for item in document["paths"].values() for m in openapi.METHODS if m in item for tag in item[m]["tags"]} == {
+    assert {tag for item in document["paths"].values() for m in reference.METHODS if m in item for tag in item[m]["tags"]} == {
         tag["name"] for tag in document["tags"]
     }
 
@@ -80,10 +83,122 @@ def test_the_document_names_every_address_that_a_key_can_call_and_no_other() -> 
     assert set(openapi.document()["paths"]) == served()
 
 
-def test_the_reference_shows_every_operation() -> None:
-    page = Client().get("/docs/reference").content.decode()
-    for path in openapi.document()["paths"]:
+# -- Headers --------------------------------------------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[2]
+HEADER = re.compile(r"(?:x-[a-z]+(?:-[a-z]+)*|request-id|retry-after(?:-ms)?|idempoten[a-z]+-[a-z]+|anthropic-[a-z]+)", re.IGNORECASE)
+# Not the gateway's own: how a key may be sent (a security scheme), what browsers and proxies obey, and what providers' requests alone carry.
+OTHERS = {"x-api-key", "x-goog-api-key", "x-content-type-options", "x-accel-buffering", "x-forwarded-for", "x-forwarded-proto"}
+
+
+def headers_in(*places: str) -> set[str]:
+    """The names of headers that stand in the code as such."""
+    found = set()
+    for place in places:
+        for file in sorted(ROOT.glob(place)):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes):
+                    text = node.value.decode("latin-1") if isinstance(node.value, bytes) else node.value
+                    found |= {text.lower()} if HEADER.fullmatch(text) else set()
+    return found - OTHERS
+
+
+def headers_of(document: Any) -> set[str]:
+    """The names of headers that a document describes, of requests and answers."""
+    found = set(re.findall(r'"name": "([^"]+)", "in": "header"', json.dumps(document)))
+    found |= set(re.findall(r'"in": "header", "name": "([^"]+)"', json.dumps(document)))
+    answers = [
+        answer for item in document["paths"].values() for m in reference.METHODS for answer in item.get(m, {}).get("responses", {}).values()
+    ]
+    found |= {name for answer in answers for name in reference.resolve(document, answer).get("headers", {})}
+    return {name.lower() for name in found} - OTHERS
+
+
+def test_the_document_and_the_page_of_limits_name_every_header_of_the_code_and_no_other() -> None:
+    coded = headers_in("proxy/*.py", "keys/http.py", "gateway_site/api_errors.py")
+    assert headers_of(openapi.document()) == coded
+    page = (ROOT / "docs/site/limits.md").read_text(encoding="utf-8").lower()
+    assert {name for name in coded if f"`{name}" not in page} == set()
+
+
+def test_the_management_document_names_every_header_of_its_code() -> None:
+    coded = headers_in("billing/management_api/door.py", "gateway_site/api_errors.py") | {"retry-after", "retry-after-ms", "x-should-retry"}
+    assert headers_of(openapi.management_document()) == coded
+
+
+def test_whatever_is_charged_can_be_bounded_and_repeated() -> None:
+    document = openapi.document()
+    for path, item in document["paths"].items():
+        for method in reference.METHODS:
+            answers = reference.resolve(document, item.get(method, {}).get("responses", {}).get("200", {}))
+            names = {reference.resolve(document, each)["name"] for each in item.get(method, {}).get("parameters", ())}
+            charged = "x-gateway-provider" in answers.get("headers", {})
+            assert ({"x-max-cost", "Idempotency-Key"} <= names) is charged, path
+            assert charged or "Inference" not in item.get(method, {}).get("tags", ()), path
+
+
+# -- The references -------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("described", openapi.REFERENCES, ids=lambda each: each.slug)
+def test_a_reference_shows_every_operation_with_its_parameters_fields_and_answers(described: Described) -> None:
+    page = Client().get(f"/docs/{described.slug}").content.decode()
+    text = Client().get(f"/docs/{described.source}").content.decode()
+    for path, item in described.document()["paths"].items():
         assert f"<code>{path}</code>" in page
+        for method in reference.METHODS:
+            if method not in item:
+                continue
+            assert f"`{method.upper()} {path}`" in text
+            assert f'id="{item[method]["operationId"]}"' in page
+            for parameter in item[method].get("parameters", ()):
+                name = reference.resolve(described.document(), parameter)["name"]
+                assert f"<code>{name}</code>" in page
+                assert f"`{name}`" in text
+    assert "https://gateway.example" not in page + text
+    assert "curl http://testserver/" in page
+    assert "curl http://testserver/" in text
+
+
+def test_the_management_reference_says_what_an_operation_needs_and_how_it_fails() -> None:
+    groups = openapi.read(openapi.MANAGEMENT).groups
+    found = {operation.id: operation for group in groups for operation in group.operations}
+    assert found["createKey"].needs == ("manage_keys",)
+    assert found["listKeys"].needs == ("read",)
+    assert '"limit_reset": "monthly"' in found["createKey"].example
+    assert next(field.name for field in found["createKey"].fields) == "name"
+    assert {"data", "key"} == {field.name for answer in found["createKey"].answers for field in answer.fields}
+    assert "idempotent-replayed" in found["createKey"].headers
+    known = {(str(entry.status), entry.code) for entry in (*errors.TABLE.values(), errors.INTERNAL)}
+    told = {
+        (answer.status, code)
+        for operation in found.values()
+        for answer in operation.answers
+        if answer.status >= "4"
+        for code in re.findall(r"`(\w+_\w+)`", answer.text)
+    }
+    assert told <= known
+    assert ("409", "key_ended") in told
+
+
+@pytest.mark.parametrize("described", openapi.REFERENCES, ids=lambda each: each.slug)
+def test_every_example_is_what_the_document_asks_for(described: Described) -> None:
+    document = described.document()
+    reader = reference._Reader(document)
+    for item in document["paths"].values():
+        for method in reference.METHODS:
+            media = item.get(method, {}).get("requestBody", {}).get("content", {}).get("application/json")
+            if media is not None:
+                schema = {**reference.resolve(document, media["schema"]), "components": document["components"]}
+                jsonschema.Draft202012Validator(schema).validate(reader.sample_of(media))
+
+
+def test_language_models_are_told_of_the_references() -> None:
+    lines, whole = Client().get("/llms.txt").content.decode(), Client().get("/llms-full.txt").content.decode()
+    for described in openapi.REFERENCES:
+        assert f"http://testserver/docs/{described.source}" in lines
+        assert Client().get(f"/docs/{described.source}").content.decode() in whole
+    assert "http://testserver/v1/openapi.json" in lines
 
 
 # -- Real answers ---------------------------------------------------------------------------------------------------------------------------
@@ -117,7 +232,7 @@ def checked(schema: Any, value: Any) -> None:
 
 
 def schema_of(method: str, path: str, status: str) -> Any:
-    answer = openapi._resolve(openapi.document()["paths"][path][method]["responses"][status])
+    answer = reference.resolve(openapi.document(), openapi.document()["paths"][path][method]["responses"][status])
     return answer["content"]["application/json"]["schema"]
 
 
@@ -148,7 +263,9 @@ def test_what_is_answered_is_what_the_document_says(
     assert answer.status_code == 200, answer.text
     checked(schema_of(method, path, "200"), answer.json())
     if method == "post":
-        request = openapi._resolve(openapi.document()["paths"][path][method]["requestBody"]["content"]["application/json"]["schema"])
+        request = reference.resolve(
+            openapi.document(), openapi.document()["paths"][path][method]["requestBody"]["content"]["application/json"]["schema"]
+        )
         checked(request, asked)
 
 

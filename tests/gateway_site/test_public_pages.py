@@ -29,7 +29,15 @@ from tests.conftest import make_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:No directory at")
 
-PUBLIC = ("/", "/models", "/status", "/docs", "/docs/reference", *(f"/docs/{page.slug}" for page in docs.PAGES))
+PUBLIC = (
+    "/",
+    "/models",
+    "/status",
+    "/docs",
+    "/docs/reference",
+    "/docs/reference/management",
+    *(f"/docs/{page.slug}" for page in docs.PAGES),
+)
 ELSEWHERE = ("/user/", "/admin", "/static/")  # pages of others, and files
 
 

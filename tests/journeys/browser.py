@@ -16,7 +16,7 @@ from django.test import Client
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-PATIENCE_MS = 15_000
+PATIENCE_MS = 60_000
 
 _WATCH = """document.addEventListener("securitypolicyviolation", (event) =>
     console.error("CSP: " + event.violatedDirective + " " + event.blockedURI));"""

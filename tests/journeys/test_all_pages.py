@@ -31,9 +31,10 @@ PHONE = {"width": 375, "height": 812}
 MOST_BYTES = 100_000  # gzipped: the page with all it loads for the first time
 FOR_SALE = "plan-to-look-at"
 GRAVE = ("serious", "critical")
+STANDARDS = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa")
 # Pages, not what programs read; a download is no page either.
 NO_PAGES = re.compile(
-    r"^(healthz|readyz|metrics|openapi\.json|llms.*\.txt|webhooks/stripe/?|unsubscribe/|v1|api/v1)|\.(csv|jsonl?|json)$|/download/$"
+    r"^(healthz|readyz|metrics|openapi\.json|llms.*\.txt|webhooks/stripe/?|unsubscribe/|v1|api/v1)|\.(csv|jsonl?|json|md)$|/download/$"
 )
 LEAVES = re.compile(r"^user/(logout|3rdparty/login|social|inactive|3rdparty/signup)")
 # For who has a second factor, has just signed in by one, or is staff: not for her.
@@ -167,11 +168,13 @@ def told(faults: dict[str, list[str]]) -> str:
     return "".join(f"\n{address}: {fault}" for address, found in faults.items() for fault in found)
 
 
-def inaccessible(page: Any) -> list[str]:
-    """What axe finds that is serious. The debugger puts it in: the page's policy stays as it is."""
-    page.evaluate(AXE.read_text())
+def inaccessible(page: Any, *, rules: tuple[str, ...] = STANDARDS, leave_out: tuple[str, ...] = ()) -> list[str]:
+    """What axe finds that is serious, outside of the selectors in `leave_out`. The debugger puts it in: the page's policy stays as it is."""
+    if not page.evaluate("() => 'axe' in window"):
+        page.evaluate(AXE.read_text())
     results = page.evaluate(
-        "() => axe.run(document, {resultTypes: ['violations'], runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa']})"
+        "([rules, left]) => axe.run({exclude: left}, {resultTypes: ['violations'], runOnly: rules})",
+        [rules, [[each] for each in leave_out]],
     )
     return [
         f"{each['id']}: {each['nodes'][0]['target']} {each['nodes'][0].get('failureSummary', '')[:200]!r} ({len(each['nodes'])} times)"

@@ -56,7 +56,7 @@ def house(page: Any) -> House:  # noqa: F811
     return found
 
 
-def wait_for(condition: Callable[[], Any], *, seconds: float = 10) -> Any:
+def wait_for(condition: Callable[[], Any], *, seconds: float = 60) -> Any:
     """The first true answer of `condition`."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):

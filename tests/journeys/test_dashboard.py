@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import httpx
 import pytest
 from django.utils import timezone
 
+from accounts.models import Membership
 from billing import ledger
 from billing.models import UsageRecord
 from keys.models import ApiKey
-from tests.accounts.people import House
+from tests.accounts.people import House, new_person
+from tests.billing.desk import Desk
 from tests.conftest import Gateway
 from tests.journeys.browser import browser, page, sign_in  # noqa: F401 - fixtures
 
@@ -135,3 +138,46 @@ def test_the_daily_pages_fit_a_phone_and_a_dark_room(page: Any, house: House) ->
         page.goto(f"{house.base}{path}")
         assert page.get_by_role("heading", level=1).count() == 1
         assert fits(page), path
+
+
+def test_the_table_of_end_users_comes_by_itself_or_says_why_not_or_is_a_link_away(
+    page: Any,  # noqa: F811
+    browser: Any,  # noqa: F811
+) -> None:
+    person = new_person()
+    with closing(Desk(usd=5)) as desk:
+        Membership.objects.create(account=desk.account, user=person, role="viewer")
+        desk.spend(USD, started=timezone.now(), user_tag="ann")
+    address = f"/a/{desk.slug}/usage?by=user"
+    sign_in(page, person)
+
+    # The part is held back: the page is there, says that it waits, and nothing blocks.
+    held: list[Any] = []
+    page.route("**/usage?*", lambda route: held.append(route) if "hx-request" in route.request.headers else route.continue_())
+    page.goto(address)
+    waiting = page.locator("[aria-busy=true]")
+    assert waiting.get_by_role("progressbar").is_visible()
+    assert "Adding up" in waiting.get_by_role("status").inner_text()
+    held.pop().continue_()
+    page.get_by_role("link", name="ann").wait_for()
+    assert page.locator("[aria-busy]").count() == 0
+
+    # It fails: that is said, with a way on.
+    page.goto(address)
+    held.pop().abort()
+    page.get_by_role("link", name="Load the page with it").wait_for()
+    assert page.locator("[aria-busy=true]").count() == 0
+    assert not page.get_by_role("progressbar").is_visible()
+    page.get_by_role("link", name="Load the page with it").click()
+    page.get_by_role("link", name="ann").wait_for()
+    page.complaints.found[:] = [each for each in page.complaints.found if not re.search("ERR_FAILED|htmx:(sendError|afterRequest)", each)]
+
+    # Without scripts there is a link, and nothing that turns for ever.
+    plain = browser.new_context(base_url=page.origin, java_script_enabled=False)
+    plain.add_cookies(page.context.cookies())
+    tab = plain.new_page()
+    tab.goto(address)
+    assert not tab.get_by_role("progressbar").is_visible()
+    tab.get_by_role("link", name="Show the table of end users").click()
+    tab.get_by_role("link", name="ann").wait_for()
+    plain.close()

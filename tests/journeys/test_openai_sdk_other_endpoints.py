@@ -460,7 +460,13 @@ def test_a_chat_without_a_model_is_for_the_default_one(
 
 
 def test_without_a_default_a_chat_must_name_its_model(gateway: Gateway, customer: Customer) -> None:
-    if CatalogVersion.objects.get(pk=1).default_model is not None:
-        pytest.skip("this database has a default model")
-    answer = httpx.post(f"{gateway.origin}/api/v1/chat", json={"messages": [{"role": "user", "content": "hi"}]}, headers=customer.headers)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "missing_model")
+    before = CatalogVersion.objects.get(pk=1).default_model
+    body = {"messages": [{"role": "user", "content": "hi"}]}
+    try:
+        CatalogVersion.objects.filter(pk=1).update(default_model=None)
+        gateway.sees_catalog()
+        answer = httpx.post(f"{gateway.origin}/api/v1/chat", json=body, headers=customer.headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "missing_model")
+    finally:
+        CatalogVersion.objects.filter(pk=1).update(default_model=before)
+        gateway.sees_catalog()

@@ -42,7 +42,7 @@ def give(wallet: Wallet, usd: int) -> None:
     )  # fmt: skip
 
 
-def eventually(condition: Callable[[], Any], *, seconds: float = 10) -> Any:
+def eventually(condition: Callable[[], Any], *, seconds: float = 60) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline

@@ -71,6 +71,34 @@ def test_the_whole_conversation_reaches_the_provider_and_nothing_of_it_is_stored
             assert got.json()["include"] == ["reasoning.encrypted_content"]
 
 
+def test_a_conversation_may_name_the_items_that_were_answered(
+    gateway: Gateway, provider: FakeProvider, customer: Customer, stranger: Customer, model: str
+) -> None:
+    """What the AI SDK for JavaScript does: it sends what the user said, and references to what was answered."""
+    mark = uuid.uuid4().hex
+    first = sdk(gateway, customer).responses.create(model=model, input=f"mark {mark}")
+    conversation: Any = [
+        {"role": "user", "content": [{"type": "input_text", "text": f"mark {mark}"}]},
+        {"type": "item_reference", "id": first.output[0].id},
+        {"role": "user", "content": [{"type": "input_text", "text": "and then?"}]},
+    ]
+    second = sdk(gateway, customer).responses.create(model=model, input=conversation)
+    got = [request for request in provider.requests if mark in said_in(request)][-1]
+    assert said_in(got).count(f"You said: mark {mark}") == 1
+    assert said_in(got).index(f"You said: mark {mark}") < said_in(got).index("and then?")
+    assert "item_reference" not in said_in(got)
+    kept = sdk(gateway, customer).responses.input_items.list(second.id, order="asc").data
+    assert [item.type for item in kept] == ["message", "message", "message"]
+    headers = {"authorization": f"Bearer {customer.secret}"}
+    with httpx.Client(base_url=gateway.base_url, headers=headers) as api:
+        asks = ({"model": model, "input": asked} for asked in (conversation, conversation[::2]))
+        whole, without = (api.post("/responses/input_tokens", json=ask).json()["input_tokens"] for ask in asks)
+    assert whole > without
+    with pytest.raises(openai.BadRequestError) as refused:
+        sdk(gateway, stranger).responses.create(model=model, input=conversation)
+    assert refused.value.param == "input[1]"
+
+
 def test_another_accounts_response_is_not_there(gateway: Gateway, customer: Customer, stranger: Customer, model: str) -> None:
     mine = sdk(gateway, customer).responses.create(model=model, input="my secret")
     theirs = sdk(gateway, stranger)

@@ -10,7 +10,7 @@ from tests.accounts.people import PASSWORD, House, code_in, new_person
 from tests.journeys.browser import browser, page, sign_in  # noqa: F401 - fixtures
 
 
-def mail_to(address: str, *, seconds: float = 10) -> OutboxMessage:
+def mail_to(address: str, *, seconds: float = 60) -> OutboxMessage:
     """The latest mail to an address, waited for."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

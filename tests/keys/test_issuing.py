@@ -38,7 +38,7 @@ def heard() -> Iterator[Any]:
 
         def until(topic: str) -> bool:
             for _ in range(1000):
-                message = channel.get_message(timeout=2)
+                message = channel.get_message(timeout=30)
                 if message is None:
                     return False
                 if message["data"].decode() == topic:

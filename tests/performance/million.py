@@ -5,7 +5,9 @@ an account of that size has them: each key is an application that keeps to three
 tries the others now and then, the first key has two fifths of all requests, one in a hundred is answered by a model's second provider, and a
 day's busiest hour has four times the traffic of its quietest. With `--even` every key calls every model as often: the most slots there can be.
 
-For each question it prints the median of some runs, and what PostgreSQL read for it: rows and buffers of the plan that took longest.
+For each question it prints the median of some runs, and what PostgreSQL read for it: rows and buffers of the plan that took longest. Nothing
+that a person waits for may take longer than LIMIT_MS; what reads the requests themselves, by end user, comes after its page, which shows that it
+is under way, or is asked by programs, and has LIMIT_OF_RECORDS_MS.
 """
 
 import argparse
@@ -27,7 +29,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 DAYS = 30
 LIMIT_MS = 300
+LIMIT_OF_RECORDS_MS = 1000
+OF_RECORDS = "(reads records)"  # in the name of a question that has the longer limit
 BATCH = 50  # requests of an account that share a transfer
+BY_USER = "usage?by=user"
 
 # One account has as good as all of it: the worst case for every page. The others are there so that no index is of one account alone.
 FILL = """
@@ -158,7 +163,7 @@ def questions(account: Any, now: datetime) -> dict[str, Callable[[], Any]]:
             f"/v1/usage by {grouping}": partial(reports.usage, **whole, grouping=grouping)
             for grouping in ("model", "day", "hour", "key")
         },
-        "/v1/usage by user (reads records)": lambda: reports.usage(**whole, grouping="user"),
+        f"/v1/usage by user {OF_RECORDS}": lambda: reports.usage(**whole, grouping="user"),
         "/v1/key spending": lambda: reports.key_spending(key, now=now),
         "/v1/credits": lambda: reports.credits_of(account),
         "statement of a month": lambda: statements.statement(account=account, month=last_month, now=now),
@@ -188,7 +193,7 @@ def questions(account: Any, now: datetime) -> dict[str, Callable[[], Any]]:
 
 
 def pages(account: Any) -> dict[str, Callable[[], Any]]:
-    """The daily pages, whole, as a member's browser gets them."""
+    """The daily pages, whole, as a member's browser gets them, and the part that one of them loads after itself."""
     from django.conf import settings
     from django.test import Client, override_settings
 
@@ -201,13 +206,18 @@ def pages(account: Any) -> dict[str, Callable[[], Any]]:
     client = Client(headers={"host": settings.ALLOWED_HOSTS[0].replace("*", "localhost")})
     client.force_login(user)
 
-    def get(address: str) -> None:
-        answer = client.get(f"/a/{account.slug}/{address}", secure=True)
+    def get(address: str, *, part: bool = False) -> None:
+        answer = client.get(f"/a/{account.slug}/{address}", secure=True, headers={"HX-Request": "true"} if part else None)
         assert answer.status_code == 200, (address, answer.status_code)
+        assert part or (b'aria-busy="true"' in answer.content) is (address == BY_USER), address
 
-    addresses = ("", "keys", "usage", "usage?by=key&show=tokens", "usage?by=time&step=day", "requests", "requests?status=error")
+    addresses = ("", "keys", "usage", "usage?by=key&show=tokens", "usage?by=time&step=day", BY_USER, "requests", "requests?status=error")
     found = {f"page /{address}": partial(get, address) for address in addresses}
-    return {**found, "page /usage?by=user (reads records)": partial(get, "usage?by=user")}
+    return {
+        **found,
+        f"part of /{BY_USER} {OF_RECORDS}": partial(get, BY_USER, part=True),
+        f"page /{BY_USER}&whole=1 {OF_RECORDS}": partial(get, f"{BY_USER}&whole=1"),
+    }
 
 
 def _first_key(account: Any) -> Any:
@@ -301,8 +311,9 @@ def main() -> int:
                 continue
             took, plan = measure(ask, options.rounds)
             print(f"{name:<52}{took:>9.1f} ms  {plan}", flush=True)
-            if took > LIMIT_MS and "reads records" not in name:
-                slow.append(name)
+            limit = LIMIT_OF_RECORDS_MS if OF_RECORDS in name else LIMIT_MS
+            if took > limit:
+                slow.append(f"{name} (over {limit} ms)")
         from billing import reconciliation
 
         began = time.perf_counter()
@@ -311,7 +322,7 @@ def main() -> int:
         for drift in drifts[:5]:
             print(f"  {drift}")
     if slow:
-        print(f"over {LIMIT_MS} ms: {', '.join(slow)}")
+        print(f"too slow: {', '.join(slow)}")
     return 1 if slow or drifts else 0
 
 

@@ -284,7 +284,7 @@ async def test_a_killed_valkey_costs_nothing_and_is_used_again_when_it_is_back(
         for _ in range(200):
             memory.remember(1, wrapped(1, thought("one"), call("b")))
             assert await memory.recall(1, conversation(call("a"))) == 0
-        assert time.perf_counter() - started < 0.5
+        assert time.perf_counter() - started < 5  # two hundred waits would be a minute
         await memory.idle()
     assert memory.degraded
     assert len(caplog.records) == 1
@@ -305,13 +305,13 @@ async def test_a_stalled_valkey_costs_one_short_wait_and_its_late_answers_reach_
     own_valkey.send(signal.SIGSTOP)
     started = time.perf_counter()
     memory.remember(1, wrapped(1, thought("one"), call("c")))
-    assert time.perf_counter() - started < 0.05
+    assert time.perf_counter() - started < 0.2
     asked = [conversation(call("a")) for _ in range(20)]
     assert await asyncio.gather(*(memory.recall(1, each) for each in asked)) == [0] * 20
-    assert time.perf_counter() - started < 0.6  # a machine under load; 0.25 and a little
+    assert time.perf_counter() - started < 2  # one wait of 0.25, and not twenty, on a machine that is busy otherwise
     started = time.perf_counter()
     assert await memory.recall(1, conversation(call("a"))) == 0
-    assert time.perf_counter() - started < 0.05
+    assert time.perf_counter() - started < 0.2
     own_valkey.send(signal.SIGCONT)
     now += carryover.REST_SECONDS
     found = conversation(call("b"))

@@ -61,6 +61,12 @@ def test_usage_is_wanted_only_of_a_stream() -> None:
     assert not request(stream=True).wants_usage
 
 
+def test_a_request_of_the_responses_api_is_sent_to_its_own_address() -> None:
+    with pytest.raises(InvalidRequest, match="/v1/responses") as refused:
+        request(messages=None, input=[{"role": "user", "content": "hi"}])
+    assert refused.value.param == "messages"
+
+
 def test_a_missing_model_has_its_own_code() -> None:
     body = parse_body(b'{"messages":[{"role":"user","content":"hi"}]}')
     with pytest.raises(InvalidRequest) as caught:

@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from asgiref.sync import sync_to_async
 from django.utils import timezone
 
 from accounts.models import Account
@@ -211,6 +212,45 @@ async def test_nothing_is_stored_where_nothing_is_kept(lane: Lane, customer: Cus
     assert sql.execute("SELECT count(*) FROM proxy_storedresponse WHERE account_id = %s", [customer.account.pk]).fetchone() == (0,)
 
 
+async def test_answered_items_are_found_by_their_ids_without_their_nulls(store: ResponseStore, customer: Customer) -> None:
+    first = await save(store, customer, response(new_id(), "first"), message("?"))
+    call: dict[str, Any] = {"id": new_id(), "type": "function_call", "call_id": "c", "name": "f", "arguments": "{}", "namespace": None}
+    second = await save(store, customer, response(new_id(), output=[answer("second"), call]), message("?"))
+    ids = [call["id"], first["output"][0]["id"]]
+    found = await store.items(customer.account.pk, [*ids, "msg_unknown"], now=NOW)
+    assert set(found) == set(ids)
+    assert "namespace" not in found[call["id"]]
+    assert texts([found[first["output"][0]["id"]]]) == ["first"]
+    assert await sync_to_async(response_store.find_items)(ids, account_id=customer.account.pk, now=NOW) == found
+    await sync_to_async(response_store.delete)(second["id"], account_id=customer.account.pk, now=NOW)
+    assert set(await store.items(customer.account.pk, ids, now=NOW)) == {first["output"][0]["id"]}
+
+
+async def test_an_item_is_found_by_its_own_account_and_until_it_expires(
+    store: ResponseStore, customer: Customer, stranger: Customer
+) -> None:
+    kept = await save(store, customer, response(new_id()), message("?"))
+    ids = [kept["output"][0]["id"]]
+    assert await store.items(stranger.account.pk, ids, now=NOW) == {}
+    assert await store.items(customer.account.pk, ids, now=NOW + stored.RETENTION) == {}
+    assert set(await store.items(customer.account.pk, ids, now=NOW)) == set(ids)
+
+
+async def test_of_two_items_of_one_id_the_latest_is_found(store: ResponseStore, customer: Customer) -> None:
+    same = f"msg_{new_id()}"
+    for age, text in ((2, "old"), (0, "new"), (1, "older")):
+        await save(store, customer, response(new_id(), output=[answer(text, id=same)]), message("?"), now=NOW - timedelta(hours=age))
+    assert texts([(await store.items(customer.account.pk, [same], now=NOW))[same]]) == ["new"]
+
+
+async def test_items_of_answers_that_are_too_large_together_are_refused(store: ResponseStore, customer: Customer) -> None:
+    made = [await save(store, customer, response(new_id(), "x" * 7 * MEBIBYTE), message("?")) for _ in range(5)]
+    ids = [kept["output"][0]["id"] for kept in made]
+    assert len(await store.items(customer.account.pk, ids[:4], now=NOW)) == 4
+    with pytest.raises(HistoryTooLarge):
+        await store.items(customer.account.pk, ids, now=NOW)
+
+
 # -- Saving --------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -364,6 +404,22 @@ def test_a_reference_to_an_item_of_no_history_is_refused(reference: dict[str, An
     with pytest.raises(InvalidRequest) as refused:
         response_store.resolve([message("a"), reference])
     assert refused.value.param == "input[1]"
+
+
+def test_a_reference_to_a_stored_item_becomes_the_item_in_its_place() -> None:
+    stands_for = {"type": "message", "role": "assistant", "id": "msg_9", "content": []}
+    own = [message("a"), {"type": "item_reference", "id": "msg_9"}, message("b"), {"id": "msg_1"}]
+    history = [{"type": "message", "role": "user", "id": "msg_1", "content": "a"}]
+    assert response_store.references(own, history) == ["msg_9"]
+    assert response_store.resolve(own, history, {"msg_9": stands_for}) == [message("a"), stands_for, message("b")]
+
+
+@pytest.mark.parametrize("ident", [None, 7, "", "x" * 201, "msg_\x00", ["msg_1"]])
+def test_what_cannot_be_an_id_is_not_looked_up_and_refused(ident: Any) -> None:
+    reference = {"type": "item_reference", "id": ident}
+    assert response_store.references([reference], history=[reference]) == []
+    with pytest.raises(InvalidRequest):
+        response_store.resolve([reference], history=[{"role": "user", "id": ident}])
 
 
 @pytest.mark.parametrize("given", [7, "", ["resp_1"], {}])

@@ -1,19 +1,20 @@
-"""manage.py rotate_encryption: re-seal every provider key and every second factor under the first of ENCRYPTION_KEYS."""
+"""manage.py rotate_encryption: re-seal every provider key, second factor and key of stored content under the first of ENCRYPTION_KEYS."""
 
 from collections.abc import Callable
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from billing import stored_content
 from catalog import rotation, vault
 from gateway_site import second_factors
 
-Reseal = Callable[..., rotation.Batch | second_factors.Batch]
+Reseal = Callable[..., rotation.Batch | second_factors.Batch | stored_content.Batch]
 
 
 class Command(BaseCommand):
     help = (
-        "Re-seal every provider key and every second factor under the first of ENCRYPTION_KEYS. Put the new key first, restart, run this, "
+        "Re-seal every provider key, second factor and key of stored content under the first of ENCRYPTION_KEYS. Put the new key first, restart, run this, "
         "then drop the old key. It can be stopped and run again at any time."
     )
 
@@ -26,11 +27,14 @@ class Command(BaseCommand):
         try:
             keys, unopened_keys = self._run(rotation.reseal_batch, options["batch"])
             factors, unopened_factors = self._run(second_factors.reseal_batch, options["batch"])
+            contents, unopened_contents = self._run(stored_content.reseal_batch, options["batch"])
             version = vault.current_version()
         except vault.NoEncryptionKey as error:
             raise CommandError(str(error)) from None
-        self.stdout.write(f"{keys} provider keys and {factors} second factors re-sealed under version {version}.")
-        unopened = unopened_keys + unopened_factors
+        self.stdout.write(
+            f"{keys} provider keys, {factors} second factors and {contents} keys of stored content re-sealed under version {version}."
+        )
+        unopened = unopened_keys + unopened_factors + unopened_contents
         if unopened:
             raise CommandError(
                 f"{len(unopened)} did not open and were left as they are ({', '.join(unopened)}): "

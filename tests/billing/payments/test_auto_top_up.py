@@ -266,6 +266,8 @@ def test_turned_off_frozen_or_closed_means_nothing_is_charged(owner: Owner) -> N
 
 
 def test_the_monthly_cap_counts_the_accounts_own_month(owner: Owner) -> None:
+    if owner.now.day > 27:
+        owner.wait(days=5)  # it takes two hours, and its month must not end meanwhile
     owner.account.timezone = "Pacific/Auckland"
     owner.account.save()
     owner.agree(cap=45)

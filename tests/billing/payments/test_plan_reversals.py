@@ -162,7 +162,7 @@ def test_an_account_returns_to_the_default_plan_as_soon_as_there_is_one(payer: P
         assert payer.plan == payer.row.plan
     finally:
         Plan.objects.filter(pk__in=before).update(is_default=True)
-    plan_changes.attend(now=payer.now, limit=100)
+    plan_changes.attend(now=payer.now, limit=10_000)
     assert payer.plan.pk in before
     assert payer.assigned[-1].subscription is None
 

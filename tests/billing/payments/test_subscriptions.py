@@ -213,7 +213,7 @@ def test_a_renewal_grants_the_credit_again_and_the_old_one_expires(buyer: Buyer)
     row = buyer.bought(team)
     buyer.wait(32)
     buyer.listen()
-    ledger.expire_grants(now=buyer.now, limit=100)
+    ledger.expire_grants(now=buyer.now, limit=1_000_000)
     assert (buyer.grants, buyer.balance) == ([20 * USD, 20 * USD], 20 * USD)
     assert [one.plan for one in buyer.assigned if one.subscription_id] == [team]
     row.refresh_from_db()
@@ -443,7 +443,7 @@ def test_every_order_of_a_history_ends_in_the_same_plan_and_balance(buyer: Buyer
     assert buyer.grants == [20 * USD, pytest.approx(80 * USD, rel=0.001), 100 * USD]
     starts = [one.starts_at for one in buyer.assigned]
     assert starts == sorted(set(starts))
-    ledger.expire_grants(now=buyer.now, limit=100)
+    ledger.expire_grants(now=buyer.now, limit=1_000_000)
     assert buyer.balance == 100 * USD
     assert not drifts(buyer)
 

@@ -126,17 +126,17 @@ class FakeProvider:
     def open_connections(self) -> int:
         return len(self._connections)
 
-    def wait_for(self, predicate: Callable[[ReceivedRequest], bool], timeout: float = 10) -> ReceivedRequest:
+    def wait_for(self, predicate: Callable[[ReceivedRequest], bool], timeout: float = 60) -> ReceivedRequest:
         """Return the first request that satisfies `predicate`, waiting up to `timeout` seconds. Raises: TimeoutError."""
         return self._journal.wait_for(predicate, timeout, 1)[0]
 
     def wait_for_count(
-        self, count: int, predicate: Callable[[ReceivedRequest], bool] = lambda _: True, timeout: float = 10
+        self, count: int, predicate: Callable[[ReceivedRequest], bool] = lambda _: True, timeout: float = 60
     ) -> list[ReceivedRequest]:
         """Return all matching requests once there are at least `count`. Raises: TimeoutError."""
         return self._journal.wait_for(predicate, timeout, count)
 
-    async def seen(self, predicate: Callable[[ReceivedRequest], bool], timeout: float = 10) -> ReceivedRequest:  # noqa: ASYNC109 - a thread waits
+    async def seen(self, predicate: Callable[[ReceivedRequest], bool], timeout: float = 60) -> ReceivedRequest:  # noqa: ASYNC109 - a thread waits
         """Do `wait_for` without blocking the running event loop."""
         return await asyncio.to_thread(self.wait_for, predicate, timeout)
 
@@ -144,7 +144,7 @@ class FakeProvider:
         self,
         count: int,
         predicate: Callable[[ReceivedRequest], bool] = lambda _: True,
-        timeout: float = 10,  # noqa: ASYNC109 - a thread waits
+        timeout: float = 60,  # noqa: ASYNC109 - a thread waits
     ) -> list[ReceivedRequest]:
         """Do `wait_for_count` without blocking the running event loop."""
         return await asyncio.to_thread(self.wait_for_count, count, predicate, timeout)
@@ -159,11 +159,11 @@ class FakeProvider:
         """Return how many answers wait at a barrier."""
         return self._barriers.waiting(name)
 
-    def wait_until_held(self, name: str, count: int = 1, timeout: float = 10) -> None:
+    def wait_until_held(self, name: str, count: int = 1, timeout: float = 60) -> None:
         """Return when `count` answers wait at a barrier. Raises: TimeoutError."""
         self._barriers.wait_until_held(name, count, timeout)
 
-    async def held(self, name: str, count: int = 1, timeout: float = 10) -> None:  # noqa: ASYNC109 - a thread waits
+    async def held(self, name: str, count: int = 1, timeout: float = 60) -> None:  # noqa: ASYNC109 - a thread waits
         """Do `wait_until_held` without blocking the running event loop."""
         await asyncio.to_thread(self.wait_until_held, name, count, timeout)
 
@@ -177,7 +177,7 @@ class FakeProvider:
             raise ValueError(f"{door!r} is none of {', '.join(DOORS)}")
         self._door = door
 
-    def wait_for_door(self, count: int = 1, timeout: float = 10) -> None:
+    def wait_for_door(self, count: int = 1, timeout: float = 60) -> None:
         """Return when `count` connections have met a door that was not open. Raises: TimeoutError."""
         self._journal.wait(lambda: self.door_hits >= count, timeout, f"{count} connection(s) at the door")
 

@@ -47,6 +47,8 @@ def events(answer: Answer) -> list[Event]:
         opened = {**item, "status": "in_progress"}
         if item["type"] == "message":
             opened["content"] = []
+        elif item["type"] == "function_call":
+            opened["arguments"] = ""  # clients add the deltas to it
         stream.append(named(Part.CONTENT, "response.output_item.added", output_index=index, item=opened))
         if item["type"] == "message":
             inside = {**place, "content_index": 0}
