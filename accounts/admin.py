@@ -1,6 +1,7 @@
 """People in the admin, what they are told on the pages, and the groups of staff. Accounts have wallets and so their page in `billing.admin`."""
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from django.apps import apps
@@ -183,7 +184,7 @@ class AuditEventAdmin(BigTableAdmin):
 
 @admin.register(Announcement)
 class AnnouncementAdmin(ModelAdmin):
-    """What the operator has to say on the pages. Other processes show a change within seconds (`announcements.FRESH`)."""
+    """What the operator has to say on the pages. Other processes are told of a change, and find it out by themselves where they are not."""
 
     list_display = ("title", "kind", "readers", "starts_at", "ends_at", "state")
     list_filter = ("kind", "audience")
@@ -224,18 +225,22 @@ class AnnouncementAdmin(ModelAdmin):
         """The text as pages have it."""
         return announcements.banner(obj).html or "-"
 
-    def save_model(self, request: HttpRequest, obj: Announcement, form: Any, change: bool) -> None:  # noqa: FBT001 - the signature is Django's
-        """Show it on this process's pages at once."""
-        super().save_model(request, obj, form, change)
+    def topics(self, obj: Announcement) -> Iterable[str]:  # noqa: ARG002 - the signature is the base's
+        """All of them are read anew."""
+        return (announcements.TOPIC,)
+
+    def announce(self, obj: Announcement) -> None:
+        """Tell the other processes, and show the change on this one's next page."""
+        super().announce(obj)
         transaction.on_commit(announcements.forget)
 
     def delete_model(self, request: HttpRequest, obj: Announcement) -> None:
-        """Show it on this process's pages no more."""
+        """Show it no more."""
         super().delete_model(request, obj)
         transaction.on_commit(announcements.forget)
 
     def delete_queryset(self, request: HttpRequest, queryset: Any) -> None:
-        """Show them on this process's pages no more."""
+        """Show them no more."""
         super().delete_queryset(request, queryset)
         transaction.on_commit(announcements.forget)
 
@@ -243,8 +248,9 @@ class AnnouncementAdmin(ModelAdmin):
         """Ask, then show it no more."""
         if request.method == "POST":
             announcements.end(announcement, now=timezone.now())
+            self.announce(announcement)
             self.log_change(request, announcement, "Ended.")
-            messages.success(request, "It has ended; the last pages notice within seconds.")
+            messages.success(request, "It has ended.")
             return HttpResponseRedirect(change_url(announcement))
         about = "Pages show it no more. To show it again, change when it ends."
         return self.form_page(

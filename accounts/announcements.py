@@ -1,8 +1,8 @@
 """Announcements as pages show them: which are live, for whom, and which a browser has dismissed.
 
-Every page asks, so the list is kept in each process's memory and read anew when it is older than `FRESH`; who is shown what, and since when,
-is then decided without the database. What was dismissed is remembered by the browser, in one cookie, for strangers and members alike: a
-mark is made of the words, so that changed words are shown again.
+Every page asks, so the list is kept in each process's memory, and read anew when it has changed (`gateway_site.changes`) or is older than
+`FRESH`; who is shown what, and since when, is then decided without the database. What was dismissed is remembered by the browser, in one
+cookie, for strangers and members alike: a mark is made of the words, so that changed words are shown again.
 """
 
 import hashlib
@@ -21,6 +21,7 @@ from gateway_site import markdown
 
 FRESH = timedelta(seconds=10)
 AHEAD = timedelta(days=1)  # how long before it begins a maintenance is shown
+TOPIC = "announcements"  # of changes: every process then reads them anew
 COOKIE = "dismissed_announcements"
 REMEMBERED = timedelta(days=180)
 MOST = 50  # live ones, and marks in the cookie
@@ -130,7 +131,7 @@ def live(*, now: datetime) -> tuple[Banner, ...]:
 
 
 def forget() -> None:
-    """Read them anew with the next page: after a change, in the process that made it."""
+    """Read them anew with the next page: they have changed."""
     global _kept
     _kept = None
 

@@ -12,6 +12,7 @@ import psycopg
 import structlog
 from django.conf import settings
 
+from accounts import announcements
 from billing.holds import HoldDesk
 from billing.quotas import PlanBook
 from billing.settlement import Settlement
@@ -135,6 +136,7 @@ class Engine:
     def _wire_changes(self) -> None:
         self._listener.on_change("catalog", self.catalog.nudge)
         self._listener.on_change(breakers.TOPIC, lambda said: breakers.forget(self.health, said))
+        self._listener.on_change(announcements.TOPIC, lambda _: announcements.forget())
         self._listener.on_change("key", lambda ident: self.authenticator.forget(_number(ident)))
         self._listener.on_change("account", lambda ident: self.plans.forget(_number(ident)))
         self._listener.on_change("account", lambda ident: self.authenticator.forget_account(_number(ident)))

@@ -180,14 +180,17 @@ def _rows() -> QuerySet[Subscription]:
 
 
 def _row_named(standing: Standing) -> Subscription | None:
-    """The row that Stripe's object names; None for another use of the same Stripe account."""
+    """The row that Stripe's object names; None for another use of the same Stripe account.
+
+    Another process may just have written down that it is this one's: then it is the row after all.
+    """
     try:
         found = _rows().filter(pk=uuid.UUID(standing.metadata.get(TAG, ""))).first()
     except ValueError:
         return None
     if found is None and standing.metadata.get("installation") == settings.PUBLIC_URL:
         raise UnknownSubscription(f"subscription {standing.id} of account {standing.metadata.get('account', '?')} has no row here")
-    if found is not None and found.stripe_id:
+    if found is not None and found.stripe_id not in (None, "", standing.id):
         raise SecondSubscription(f"{standing.id} names the row of {found.stripe_id}")
     return found
 

@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from accounts import announcements
 from accounts.models import Announcement
+from gateway_site import changes
 from tests.accounts.people import House
 from tests.conftest import Gateway
 from tests.journeys.browser import browser, page, sign_in  # noqa: F401 - fixtures
@@ -26,8 +27,10 @@ def announced(_database: None) -> Iterator[Announcement]:
         starts_at=now + timedelta(hours=3),
         ends_at=now + timedelta(hours=4),
     )
+    changes.publish(announcements.TOPIC)
     yield one
     Announcement.objects.filter(pk=one.pk).delete()
+    changes.publish(announcements.TOPIC)
 
 
 def seen(gateway: Gateway, page: Any, address: str, title: str) -> Any:  # noqa: F811
@@ -54,6 +57,7 @@ def test_an_announcement_is_shown_put_away_and_back_when_it_changes(page: Any, g
     page.goto(f"{house.base}/keys")
     assert page.locator("[data-announcement]", has_text=announced.title).count() == 0
     Announcement.objects.filter(pk=announced.pk).update(text="It takes longer.")
+    changes.publish(announcements.TOPIC)
     assert "It takes longer." in seen(gateway, page, f"{house.base}/keys", announced.title).inner_text()
 
 

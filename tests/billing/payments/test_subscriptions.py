@@ -174,6 +174,27 @@ def test_a_second_subscription_waits_for_staff_and_grants_nothing(buyer: Buyer) 
     assert (buyer.balance, buyer.plan) == (20 * USD, team)
 
 
+def test_news_that_is_handled_twice_at_the_same_moment_waits_for_nobody(buyer: Buyer, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = buyer.buy(new_plan(buyer.fake, 20, credit_usd=10))
+    stripe_id = str(stripe_plans.fetch_session(row.session_id or "").subscription_id)
+    asks, others = stripe_plans.fetch_subscription, []
+
+    def slow(ident: str) -> stripe_plans.Standing:
+        """Stripe answers after another process, told by another event, has done it all."""
+        standing = asks(ident)
+        if not others:
+            others.append(ident)
+            plan_changes.converge(stripe_id=ident, now=buyer.now)
+        return standing
+
+    monkeypatch.setattr(stripe_plans, "fetch_subscription", slow)
+    found = plan_changes.converge(stripe_id=stripe_id, now=buyer.now)
+    assert others == [stripe_id]
+    assert found is not None
+    assert (found.pk, found.status, found.stripe_id) == (row.pk, "active", stripe_id)
+    assert len(buyer.grants) == 1
+
+
 def test_what_is_not_for_sale_is_not_sold(buyer: Buyer) -> None:
     with pytest.raises(subscriptions.NotForSale):
         buyer.ask(Plan.objects.create(slug=f"given-{uuid.uuid4().hex[:8]}"))
