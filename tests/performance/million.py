@@ -33,6 +33,12 @@ LIMIT_OF_RECORDS_MS = 1000
 OF_RECORDS = "(reads records)"  # in the name of a question that has the longer limit
 BATCH = 50  # requests of an account that share a transfer
 BY_USER = "usage?by=user"
+OF_MONEY = ("billing", "billing/ledger", "billing/credits", "billing/top-ups", "billing/statements", "members", "audit-log")
+OF_THE_ADMIN = (
+    "", "system/", "accounts/account/", "keys/apikey/", "billing/wallet/", "billing/transfer/", "billing/transfer/?q=acme",
+    "billing/usagerecord/", "billing/usagerecord/?status__exact=error", "billing/hold/", "billing/topup/", "billing/stripeevent/",
+    "billing/providerinvoice/margin/", "catalog/model/",
+)  # fmt: skip
 
 # One account has as good as all of it: the worst case for every page. The others are there so that no index is of one account alone.
 FILL = """
@@ -180,6 +186,7 @@ def questions(account: Any, now: datetime) -> dict[str, Callable[[], Any]]:
         **{f"margins by {dimension}": partial(margins.margins, period=month, dimension=dimension) for dimension in margins.DIMENSIONS},
         "reported costs by day": lambda: margins.reported_days(period=month),
         "operator's home: totals of today and the month": lambda: business.totals([business.day(now), Period(month.starts_at, now)]),
+        "operator's home: thirty days": lambda: business.by_day(period=Period(now - timedelta(days=DAYS), now)),
         "operator's home: times of the last requests": lambda: business.times(since=now - timedelta(hours=1)),
         "operator's home: providers in an hour": lambda: business.providers(period=Period(now - timedelta(hours=1), now)),
         "operator's home: wallets": business.money,
@@ -199,8 +206,9 @@ def pages(account: Any) -> dict[str, Callable[[], Any]]:
 
     from accounts.models import Membership, User
 
-    # The pages name their static files, which nothing has collected here.
-    override_settings(STORAGES={"staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}}).enable()
+    # The pages name their static files, which nothing has collected here, and staff has no second factor here.
+    plain = {"staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}}
+    override_settings(STORAGES=plain, ADMIN_MFA=False).enable()
     user = User.objects.create_user("member@example.com")
     Membership.objects.create(account=account, user=user, role="owner")
     client = Client(headers={"host": settings.ALLOWED_HOSTS[0].replace("*", "localhost")})
@@ -212,9 +220,17 @@ def pages(account: Any) -> dict[str, Callable[[], Any]]:
         assert part or (b'aria-busy="true"' in answer.content) is (address == BY_USER), address
 
     addresses = ("", "keys", "usage", "usage?by=key&show=tokens", "usage?by=time&step=day", BY_USER, "requests", "requests?status=error")
-    found = {f"page /{address}": partial(get, address) for address in addresses}
+    found = {f"page /{address}": partial(get, address) for address in (*addresses, *OF_MONEY)}
+    staff = Client(headers={"host": settings.ALLOWED_HOSTS[0].replace("*", "localhost")})
+    staff.force_login(User.objects.create_superuser("staff@example.com"))
+
+    def look(address: str) -> None:
+        answer = staff.get(f"/{settings.ADMIN_PATH}/{address}", secure=True)
+        assert answer.status_code == 200, (address, answer.status_code)
+
     return {
         **found,
+        **{f"admin /{address}": partial(look, address) for address in OF_THE_ADMIN},
         f"part of /{BY_USER} {OF_RECORDS}": partial(get, BY_USER, part=True),
         f"page /{BY_USER}&whole=1 {OF_RECORDS}": partial(get, f"{BY_USER}&whole=1"),
     }
