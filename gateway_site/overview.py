@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.db.models import F
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
@@ -95,6 +96,7 @@ def _steps(request: HttpRequest, membership: Membership) -> dict[str, Any]:
     return {
         "steps": found,
         "first": found.first,
+        "is_empty": found.first is None and not Wallet.objects.filter(account=membership.account, balance__gt=F("held")).exists(),
         "waits_since": None if found.are_done else _waits_since(request),
         "may_make_keys": membership.may(Permission.MANAGE_KEYS),
         "may_pay": membership.may(Permission.MANAGE_BILLING),

@@ -32,12 +32,18 @@ def playground(request: HttpRequest, account: Account, membership: Membership) -
     context = {
         "models": models,
         "offers": offers,
+        "first": _first_asked(offers),
         "free_nano": wallet.free if wallet is not None else 0,
         "origin": origin_of(request),
         "budget_nano": keys.BUDGET_NANO,
         "minutes": int(keys.LASTS.total_seconds() // 60),
     }
     return render_page(request, "playground/playground.html", context)
+
+
+def _first_asked(offers: list[listing.Offer]) -> str:
+    """What the page asks unless another model is chosen: a real one where there is any, and of the demo models the one that does no harm."""
+    return next((offer.slug for offer in offers if not offer.slug.startswith("demo/")), "demo/echo")
 
 
 @require_POST

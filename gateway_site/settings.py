@@ -332,6 +332,7 @@ UNFOLD: dict[str, object] = {
     "SITE_TITLE": "Tollgate",
     "SITE_HEADER": "Tollgate",
     "SITE_SYMBOL": "toll",
+    "SITE_ICON": f"{STATIC_URL}favicon.svg",
     "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": f"{STATIC_URL}favicon.svg"}],
     "STYLES": ["gateway_site.admin.style_sheet"],
     "SCRIPTS": ["gateway_site.admin.script"],

@@ -221,6 +221,22 @@ def new_model(new_models: Callable[..., list[str]]) -> Callable[..., str]:
     return lambda upstream_model, **options: new_models([upstream_model], **options)[0]
 
 
+_made: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def _models_end_with_their_test(_database: None) -> Iterator[None]:
+    """Models that a test makes for itself go out of the catalog when it ends: processes read all of it after each change, and would ever longer."""
+    made_before = len(_made)  # by fixtures of a wider scope, which are set up before this one
+    yield
+    if done := _made[made_before:]:
+        from catalog.models import Model, Provider
+
+        del _made[made_before:]
+        Provider.objects.filter(routes__model__slug__in=done).update(is_enabled=False)
+        Model.objects.filter(slug__in=done).update(is_enabled=False)
+
+
 def make_model(
     base_url: str,
     *upstream_models: str,
@@ -229,14 +245,17 @@ def make_model(
     output_usd: str = "2",
     max_output: int = 4096,
     route_format: str = "",
+    lasting: bool = False,
     **fields: Any,
 ) -> str:
-    """A model with one route per upstream model, in that order of priority."""
+    """A model with one route per upstream model, in that order of priority. `lasting`: other tests use it too."""
     from catalog.models import Model, Price, Provider, ProviderKey, Route
     from catalog.money import nano_from_usd
 
     name = f"fake/{uuid.uuid4().hex[:16]}"
     model = Model.objects.create(slug=name, max_output=max_output, **fields)
+    if not lasting:
+        _made.append(name)
     Price.objects.create(
         model=model, input=nano_from_usd(input_usd), output=nano_from_usd(output_usd), effective_from=timezone.now() - timedelta(hours=1)
     )

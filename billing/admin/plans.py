@@ -1,5 +1,6 @@
 """Plans in the admin, and which account was on which."""
 
+from collections.abc import Callable
 from typing import Any
 
 from django import forms
@@ -84,13 +85,25 @@ class PlanForm(ModelForm):
         return int(self.cleaned_data["price_nano"] or 0)
 
 
+def _limit(field: str, description: str) -> Callable[[Any, Plan], str]:
+    """A column that shows the limit of `field` with commas."""
+
+    def limit(_admin: Any, obj: Plan) -> str:
+        value = getattr(obj, field)
+        return "no limit" if value is None else f"{value:,}"
+
+    limit.short_description = description  # type: ignore[attr-defined]
+    limit.admin_order_field = field  # type: ignore[attr-defined]
+    return limit
+
+
 @admin.register(Plan)
 class PlanAdmin(ModelAdmin):
     """Plans. One that was ever assigned cannot be deleted."""
 
     empty_text = "Plans come from a manifest, or are added here. Without one, accounts pay for each request."
     form = PlanForm
-    list_display = ("slug", "name", "price", "monthly_input_tokens", "monthly_output_tokens", "rpm", "tpm", "is_default")
+    list_display = ("slug", "name", "price", "input_tokens", "output_tokens", "requests", "tokens", "is_default")
     search_fields = ("slug", "name")
     ordering = ("slug",)
     readonly_fields = ("created_at", "accounts_now")
@@ -101,6 +114,10 @@ class PlanAdmin(ModelAdmin):
         ("Rates", {"fields": (("rpm", "tpm", "concurrency"), "created_at")}),
     )
     price = dollars.column("price_nano", "price a month")
+    input_tokens = _limit("monthly_input_tokens", "input tokens a month")
+    output_tokens = _limit("monthly_output_tokens", "output tokens a month")
+    requests = _limit("rpm", "requests a minute")
+    tokens = _limit("tpm", "tokens a minute")
 
     @admin.display(description="accounts on it now")
     def accounts_now(self, obj: Plan) -> str:

@@ -37,6 +37,7 @@ class WhyForm(PageForm):
 class SubscriptionAdmin(ReadOnlyAdmin):
     """Bought plans. What is written of them is what Stripe says; a deed asks Stripe first."""
 
+    empty_text = "A subscription appears when somebody buys a plan that has a price."
     list_display = ("short_id", "created_at", "account", "plan", "standing", "period_end", "scheduled", "past_due_since")
     list_filter = ("status", "cancels_at_end", ("next_plan", admin.EmptyFieldListFilter), "plan")
     list_select_related = ("account", "plan", "next_plan")

@@ -44,7 +44,7 @@ class TopUpForm(forms.Form):
 
     form_id = forms.UUIDField(widget=forms.HiddenInput)
     preset = forms.TypedChoiceField(
-        label="Amount", coerce=int, required=False, empty_value=None, widget=forms.RadioSelect(attrs={"class": "row"})
+        label="Amount", coerce=int, required=False, empty_value=None, widget=forms.RadioSelect(attrs={"class": "choices"})
     )
     save_card = forms.BooleanField(
         label="Save the card for automatic top-ups",
@@ -118,7 +118,7 @@ class RedeemForm(forms.Form):
 class AlertSettingsForm(forms.ModelForm):  # type: ignore[type-arg]
     """What an account wants to be warned of."""
 
-    low_balance_nano = DollarsField(label="Low balance", help_text="Warn when the balance falls below this. 0: never.")
+    low_balance_nano = DollarsField(label="Low balance", help_text="In US dollars. Warn when the balance falls below this. 0: never.")
 
     class Meta:
         model = AlertSettings
@@ -138,6 +138,6 @@ class EndpointForm(forms.Form):
     events = forms.MultipleChoiceField(
         required=False,
         choices=[(name, f"{name}: {telling.EVENTS[name].words}") for name in telling.FOR_WEBHOOKS if name != "webhook_endpoint.test"],
-        widget=forms.CheckboxSelectMultiple,
+        widget=forms.CheckboxSelectMultiple(attrs={"class": "ticks"}),
         help_text="None ticked: all of them, and those to come.",
     )

@@ -41,6 +41,7 @@ class TrialForm(PageForm):
         keys = ProviderKey.objects.filter(provider=provider).order_by("-is_enabled", "name")
         self.fields["key"].queryset = keys  # type: ignore[attr-defined]
         self.initial.setdefault("key", keys.first())
+        self.initial.setdefault("route", routes.filter(model__slug="demo/echo").first())  # the first of the demo ones breaks off on purpose
 
 
 @admin.register(Provider)
@@ -103,7 +104,9 @@ class ProviderAdmin(catalog_admin.ProviderAdmin):
                 messages.error(request, "Valkey does not answer: the processes cannot be told.")
             else:
                 self.log_change(request, provider, f"Closed breakers: {len(resting)}.")
-                messages.success(request, f"{len(resting)} breakers were open; they are tried again at once.")
+                messages.success(
+                    request, f"{len(resting)} breaker{' was' if len(resting) == 1 else 's were'} open; requests try again at once."
+                )
             return HttpResponseRedirect(change_url(provider))
         about = "What failed several times in a row rests for a while in each process. This makes all of them try again now."
         return self.form_page(request, provider, title=f"Close breakers of {provider}", form=PageForm(), submit="Close", about=about)

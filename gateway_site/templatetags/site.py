@@ -1,5 +1,6 @@
 """Filters and tags of every page: money, times in the account's zone, icons, meters, and forms that may be sent twice."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -78,6 +79,31 @@ def zoned_time(moment: datetime) -> SafeString:
     attribute = SafeString(" data-zoned") if zone == "UTC" else ""
     shown = f"{timezone.localtime(moment):%Y-%m-%d %H:%M} {zone}"
     return format_html('<time datetime="{}"{} class="nowrap">{}</time>', moment.isoformat(), attribute, shown)
+
+
+@register.filter
+def details(told: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the audit log says of an event, in words: what is not set is left out, amounts are dollars, moments are to the minute."""
+    said = ((name, value) for name, value in told.items() if value not in (None, "", []))
+    return [(name.removesuffix("_nano").removesuffix("_minor").replace("_", " "), _told(name, value)) for name, value in said]
+
+
+def _told(name: str, value: Any) -> str:
+    """A detail of an event as text; a change is what it was and what it became."""
+    if isinstance(value, Mapping) and set(value) == {"from", "to"}:
+        return " → ".join("nothing" if each in (None, "", []) else _told(name, each) for each in (value["from"], value["to"]))
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if name.endswith("_nano") and isinstance(value, int):
+        return f"${money.usd(value)}"
+    if name.endswith("_minor") and isinstance(value, int):
+        return f"${value / 100:,.2f}"
+    if (name.endswith("_at") or name == "until") and isinstance(value, str):
+        try:
+            return f"{timezone.localtime(datetime.fromisoformat(value)):%Y-%m-%d %H:%M}"
+        except ValueError:  # no moment after all, or one without a zone
+            return value
+    return str(value)
 
 
 @register.filter

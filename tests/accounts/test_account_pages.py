@@ -54,6 +54,24 @@ def test_times_are_the_accounts(house: House) -> None:
     assert "2026-01-02 05:00:00" in house.browser("owner").get(f"{house.base}/audit-log").content.decode()
 
 
+def test_the_audit_log_says_what_changed_in_dollars_and_minutes_and_leaves_out_what_is_not_set(house: House) -> None:
+    details = {
+        "budget_nano": {"from": None, "to": 2_500_000_000},
+        "expires_at": "2026-01-01T20:00:30.5+00:00",
+        "allowed_models": ["a/*", "b/*"],
+        "paid_minor": 1234,
+        "rpm": None,
+        "allowed_ips": [],
+        "revoked_at": "soon",
+    }
+    audit.record(account=house.account, actor=None, action="key.changed", details=details, now=timezone.now())
+    page = house.browser("owner").get(f"{house.base}/audit-log").content.decode()
+    for told in ("budget: nothing → $2.50", "paid: $12.34", "expires at: 2026-01-01 20:00", "allowed models: a/*, b/*", "revoked at: soon"):
+        assert told in page
+    assert "rpm" not in page
+    assert "allowed ips" not in page
+
+
 def test_an_account_is_closed_by_its_owner_who_types_its_address_and_their_password_anew(house: House) -> None:
     owner, address = house.user("owner"), f"{house.base}/close"
     owner.set_password(PASSWORD)

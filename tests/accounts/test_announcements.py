@@ -247,6 +247,7 @@ def test_pages_ask_no_query_for_announcements_until_the_list_is_old(announce: Ca
             client.get(address)
         assert not [each for each in queries if "accounts_announcement" in each["sql"]]
     now = timezone.now()
+    announcements.forget()  # and read now, so that its age is known
     announcements.live(now=now)
     for later, reads in ((timedelta(), 0), (announcements.FRESH - timedelta(seconds=1), 0), (announcements.FRESH, 1)):
         with CaptureQueriesContext(connection) as queries:

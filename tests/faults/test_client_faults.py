@@ -34,7 +34,7 @@ class RawClient:
         self.socket = socket.socket()
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self.socket.settimeout(10)
+        self.socket.settimeout(60)
         self.socket.connect(("127.0.0.1", gateway.port))
 
     def __enter__(self) -> "RawClient":
@@ -194,7 +194,7 @@ def test_two_hundred_clients_who_leave_do_not_leak_the_pool(tmp_path: Path, prov
                 if number % 4:
                     client.read_until(b"word1")
                 client.reset() if number % 2 else client.socket.close()
-        with httpx.Client(base_url=narrow.base_url, headers=customer.headers, timeout=10) as sdk:
+        with httpx.Client(base_url=narrow.base_url, headers=customer.headers, timeout=60) as sdk:
             answers = [sdk.post("/chat/completions", json=chat(honest)) for _ in range(20)]
         assert [answer.status_code for answer in answers] == [200] * 20
         latest_record(customer, count=170)  # those who left before they were admitted have none

@@ -210,7 +210,7 @@ def model_of(new_models: Callable[..., list[str]]) -> Callable[[Source], str]:
 
     def find(source: Source) -> str:
         if source not in made:
-            made[source] = new_models([source.upstream], kind=KIND_OF[source.format], route_format=source.format)[0]
+            made[source] = new_models([source.upstream], kind=KIND_OF[source.format], route_format=source.format, lasting=True)[0]
         return made[source]
 
     return find

@@ -177,7 +177,8 @@ def test_a_second_subscription_waits_for_staff_and_grants_nothing(buyer: Buyer) 
 def test_news_that_is_handled_twice_at_the_same_moment_waits_for_nobody(buyer: Buyer, monkeypatch: pytest.MonkeyPatch) -> None:
     row = buyer.buy(new_plan(buyer.fake, 20, credit_usd=10))
     stripe_id = str(stripe_plans.fetch_session(row.session_id or "").subscription_id)
-    asks, others = stripe_plans.fetch_subscription, []
+    asks = stripe_plans.fetch_subscription
+    others: list[str] = []
 
     def slow(ident: str) -> stripe_plans.Standing:
         """Stripe answers after another process, told by another event, has done it all."""
