@@ -1,6 +1,7 @@
 """Plans that are bought, in the admin: where each stands, and what staff may ask of `billing.payments` about it. Money is Stripe's to move."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from django import forms
@@ -31,6 +32,19 @@ class WhyForm(PageForm):
     """Why staff does what its customer could."""
 
     reason = forms.CharField(max_length=300, help_text="Stands in the account's audit log, which its members can read.")
+
+
+@contextmanager
+def problems_told(request: HttpRequest) -> Iterator[None]:
+    """Says why a deed at Stripe was not done, instead of failing."""
+    try:
+        yield
+    except subscriptions.NoSubscription:
+        messages.warning(request, ENDED_ALREADY)
+    except UNDECIDED as error:
+        messages.error(request, f"A person has to look: {error}.")
+    except STRIPE_PROBLEMS as error:
+        messages.error(request, STRIPE_DOWN.format(error))
 
 
 @admin.register(Subscription)
@@ -201,20 +215,13 @@ class SubscriptionAdmin(ReadOnlyAdmin):
         form = WhyForm(request.POST or None)
         if request.method == "POST" and form.is_valid():
             reason = form.cleaned_data["reason"]
-            try:
+            with problems_told(request):
                 changed = subscriptions.cancel(
                     account=subscription.account,
                     user=request.user,  # type: ignore[arg-type]  # the admin lets nobody else in
                     now=timezone.now(),
                     reason=reason,
                 )
-            except subscriptions.NoSubscription:
-                messages.warning(request, ENDED_ALREADY)
-            except UNDECIDED as error:
-                messages.error(request, f"A person has to look: {error}.")
-            except STRIPE_PROBLEMS as error:
-                messages.error(request, STRIPE_DOWN.format(error))
-            else:
                 self.log_change(request, subscription, f"Cancelled: {reason}")
                 ended = changed.status == Status.CANCELED
                 messages.success(request, "It has ended." if ended else f"It ends {at(changed.period_end)} UTC.")
@@ -239,20 +246,13 @@ class SubscriptionAdmin(ReadOnlyAdmin):
         form = WhyForm(request.POST or None)
         if request.method == "POST" and form.is_valid():
             reason = form.cleaned_data["reason"]
-            try:
+            with problems_told(request):
                 subscriptions.resume(
                     account=subscription.account,
                     user=request.user,  # type: ignore[arg-type]  # the admin lets nobody else in
                     now=timezone.now(),
                     reason=reason,
                 )
-            except subscriptions.NoSubscription:
-                messages.warning(request, ENDED_ALREADY)
-            except UNDECIDED as error:
-                messages.error(request, f"A person has to look: {error}.")
-            except STRIPE_PROBLEMS as error:
-                messages.error(request, STRIPE_DOWN.format(error))
-            else:
                 self.log_change(request, subscription, f"Resumed: {reason}")
                 messages.success(request, "It goes on.")
             return HttpResponseRedirect(change_url(subscription))
@@ -266,13 +266,8 @@ class SubscriptionAdmin(ReadOnlyAdmin):
         form = WhyForm(request.POST or None)
         form.fields["reason"].help_text = "Stands in the log of the staff."
         if request.method == "POST" and form.is_valid():
-            try:
+            with problems_told(request):
                 plan_changes.close_session(subscription_id=subscription.pk, now=timezone.now())
-            except UNDECIDED as error:
-                messages.error(request, f"A person has to look: {error}.")
-            except STRIPE_PROBLEMS as error:
-                messages.error(request, STRIPE_DOWN.format(error))
-            else:
                 self.log_change(request, subscription, f"Closed its checkout: {form.cleaned_data['reason']}")
                 subscription.refresh_from_db()
                 messages.success(request, f"As Stripe says: {subscription.get_status_display()}.")
@@ -285,13 +280,8 @@ class SubscriptionAdmin(ReadOnlyAdmin):
         """Bring it to where Stripe says it is."""
         form = PageForm(request.POST or None)
         if request.method == "POST":
-            try:
+            with problems_told(request):
                 now_at = plan_changes.converge_session(subscription_id=subscription.pk, now=timezone.now())
-            except UNDECIDED as error:
-                messages.error(request, f"A person has to look: {error}.")
-            except STRIPE_PROBLEMS as error:
-                messages.error(request, STRIPE_DOWN.format(error))
-            else:
                 self.log_change(request, subscription, f"Asked Stripe: {now_at.get_status_display()}")
                 messages.success(request, f"As Stripe says: {now_at.get_status_display()}.")
             return HttpResponseRedirect(change_url(subscription))
