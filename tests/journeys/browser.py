@@ -93,3 +93,9 @@ def sign_in(page: Any, user: Any) -> None:
     client.force_login(user)
     name = settings.SESSION_COOKIE_NAME
     page.context.add_cookies([{"name": name, "value": client.cookies[name].value, "url": page.origin}])
+
+
+def settle(page: Any) -> None:
+    """Wait until the page is all there, its fonts too: until then an icon's letters are taken for text, and its scripts may not have run."""
+    page.wait_for_load_state("load")
+    page.evaluate("() => document.fonts.ready.then(() => true)")

@@ -28,7 +28,7 @@ from keys.models import ApiKey
 from tests.admin.staff import browser_of, new_staff
 from tests.admin.test_admin import address, world  # noqa: F401 - a fixture
 from tests.conftest import Gateway
-from tests.journeys.browser import Complaints, browser, sign_in, watch  # noqa: F401 - a fixture
+from tests.journeys.browser import Complaints, browser, settle, sign_in, watch  # noqa: F401 - a fixture
 from tests.journeys.test_all_pages import AXE, PHONE, inaccessible, told
 
 DESK = {"width": 1280, "height": 900}
@@ -118,6 +118,7 @@ def is_form(name: str) -> bool:
 
 def faults_of(page: Any, *, leave_out: tuple[str, ...] = (SIDEBAR,)) -> list[str]:
     """What is wrong with the page as it is shown now."""
+    settle(page)
     page.evaluate(FEW_ROWS)
     return [*page.complaints.found, *page.evaluate(LOOKS), *_inaccessible(page, leave_out=leave_out)]
 

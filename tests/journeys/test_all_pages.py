@@ -22,7 +22,7 @@ from billing.notices import endpoints
 from catalog.models import CatalogVersion, Model
 from tests.accounts.people import new_person
 from tests.journeys import browser as browser_fixtures
-from tests.journeys.browser import Complaints, sign_in, watch
+from tests.journeys.browser import Complaints, settle, sign_in, watch
 from tests.routes import ROUTES, Route
 
 browser = browser_fixtures.browser  # the fixture
@@ -170,6 +170,7 @@ def told(faults: dict[str, list[str]]) -> str:
 
 def inaccessible(page: Any, *, rules: tuple[str, ...] = STANDARDS, leave_out: tuple[str, ...] = ()) -> list[str]:
     """What axe finds that is serious, outside of the selectors in `leave_out`. The debugger puts it in: the page's policy stays as it is."""
+    settle(page)
     if not page.evaluate("() => 'axe' in window"):
         page.evaluate(AXE.read_text())
     results = page.evaluate(
