@@ -21,7 +21,7 @@ _NAMED = re.compile(r"`([a-z]+(?:_[a-z]+)+)`")  # a code that a row's own text s
 _HEAD = """\
 # Errors
 
-<!-- Written by `python -m tools.build_error_docs` from the table in proxy/errors.py: change that, not this page. -->
+<!-- Written by `python -m tools.build_error_docs` from the table in proxy/errors/: change that, not this page. -->
 
 Every error has a status, a `type` (the family), a `code` (the one to program against) and a `message` for people:
 
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> int:
         return 0
     if PAGE.exists() and PAGE.read_text(encoding="utf-8") == page:
         return 0
-    sys.stderr.write(f"{PAGE} is not what proxy/errors.py says: run `python -m tools.build_error_docs`\n")
+    sys.stderr.write(f"{PAGE} is not what proxy/errors/ says: run `python -m tools.build_error_docs`\n")
     return 1
 
 

@@ -118,7 +118,7 @@ def test_a_healthy_installation_passes(installation: Installation) -> None:
     assert not [finding for finding in found if finding["severity"] == "error"]
     # The servers of the tests need not survive a crash.
     assert {finding["problem"].split(":")[0] for finding in found if finding["severity"] == "warning"} == {
-        f"{name} is off" for name in diagnosis.DURABLE
+        f"{name} is off" for name in diagnosis.servers.DURABLE
     }
 
 
@@ -172,14 +172,14 @@ def test_a_database_without_tables_is_told_to_migrate(installation: Installation
 def test_a_weak_or_unreadable_secret_is_found(settings: Any, configured: dict[str, Any], severity: Severity, says: str) -> None:
     for name, value in configured.items():
         setattr(settings, name, value)
-    (found,) = diagnosis.check_secrets()
+    (found,) = diagnosis.secrets.check_secrets()
     assert found.severity is severity
     assert says in found.problem
     assert STRONG not in found.problem + found.remedy
 
 
 def test_strong_secrets_are_not_mentioned() -> None:
-    assert not list(diagnosis.check_secrets())
+    assert not list(diagnosis.secrets.check_secrets())
 
 
 def test_keys_that_the_configured_secrets_do_not_open_are_named(settings: Any) -> None:
@@ -189,10 +189,10 @@ def test_keys_that_the_configured_secrets_do_not_open_are_named(settings: Any) -
         key = ProviderKey(provider=Provider.objects.create(slug=f"p-{uuid.uuid4().hex[:12]}", kind="openai"))
         key.set_secret("sk-provider-secret-word")
         key.save()
-        assert not list(diagnosis.check_provider_keys())
+        assert not list(diagnosis.secrets.check_provider_keys())
         settings.ENCRYPTION_KEYS = [f"9:{secrets.token_hex(32)}"]
         settings.KEY_PEPPERS = [f"9:{secrets.token_hex(32)}"]
-        found = list(diagnosis.check_provider_keys())
+        found = list(diagnosis.secrets.check_provider_keys())
     assert grades(found) == [(ERROR, "secrets"), (ERROR, "secrets")]
     assert "ENCRYPTION_KEYS does not open 1 provider key: p-" in found[0].problem
     assert "secret-word" not in found[0].problem
@@ -226,9 +226,9 @@ def test_debug_within_others_reach_is_an_error(
         monkeypatch.setenv(name, value)
     settings.DEBUG, settings.ALLOWED_HOSTS, settings.HTTPS_ONLY = True, allowed, False
     settings.PUBLIC_URL = "http://localhost:8000" if "*" not in allowed else "http://127.0.0.1:8000"
-    assert grades(diagnosis.check_exposure()) == [(ERROR, "debug")] * is_dangerous
+    assert grades(diagnosis.exposure.check_exposure()) == [(ERROR, "debug")] * is_dangerous
     settings.DEBUG, settings.HTTPS_ONLY = False, True
-    assert not list(diagnosis.check_exposure())
+    assert not list(diagnosis.exposure.check_exposure())
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_a_production_that_can_be_listened_to_is_warned(
 ) -> None:
     monkeypatch.setenv("TRUSTED_PROXIES", proxies)
     settings.DEBUG, settings.ALLOWED_HOSTS, settings.HTTPS_ONLY, settings.PUBLIC_URL = False, ["gateway.example"], https_only, public
-    found = list(diagnosis.check_exposure())
+    found = list(diagnosis.exposure.check_exposure())
     assert [finding.severity for finding in found] == [WARNING] * (says is not None)
     assert says is None or says in found[0].problem
 
@@ -255,9 +255,9 @@ def test_the_embedded_servers_are_noted(settings: Any, tmp_path: Path, monkeypat
     from gateway_site.embedded import state
 
     monkeypatch.setenv("GATEWAY_STATE", str(tmp_path))
-    assert not list(diagnosis.check_embedded())
+    assert not list(diagnosis.servers.check_embedded())
     settings.DATABASE_URL, settings.REDIS_URL = state.database_url(tmp_path, "word"), state.redis_url(tmp_path)
-    (found,) = diagnosis.check_embedded()
+    (found,) = diagnosis.servers.check_embedded()
     assert (found.severity, "PostgreSQL and Valkey are" in found.problem) == (NOTE, True)
 
 
@@ -277,9 +277,9 @@ def test_state_that_others_can_read_is_an_error(
     if name:
         path.write_text("")
     path.chmod(private)
-    assert not about(diagnosis.check_files(), str(tmp_path))
+    assert not about(diagnosis.files.check_files(), str(tmp_path))
     path.chmod(open_)
-    (found,) = about(diagnosis.check_files(), str(tmp_path))
+    (found,) = about(diagnosis.files.check_files(), str(tmp_path))
     assert found.severity is ERROR
     assert found.remedy == f"Run `chmod {private:o} {path}`."
     tmp_path.chmod(0o700)
@@ -287,11 +287,11 @@ def test_state_that_others_can_read_is_an_error(
 
 def test_records_in_the_spool_are_counted_and_are_errors(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool")
-    assert not list(diagnosis.check_spool(spool))
+    assert not list(diagnosis.files.check_spool(spool))
     spool.append([{"id": 1}, {"id": 2}])
     spool.append([{"id": 3}])
     spool.set_aside([{"id": 4}], "no such wallet")
-    found = list(diagnosis.check_spool(spool))
+    found = list(diagnosis.files.check_spool(spool))
     assert grades(found) == [(ERROR, "spool")] * 2
     assert "refused 1 record of" in found[0].problem
     assert found[1].problem.startswith("3 records of finished requests wait in")
@@ -306,29 +306,29 @@ def test_a_valkey_that_evicts_is_an_error(settings: Any, tmp_path: Path) -> None
     try:
         settings.REDIS_URL = own.url()
         with redis.Redis.from_url(settings.REDIS_URL) as client:
-            assert not about(diagnosis.check_valkey(), "maxmemory-policy")
+            assert not about(diagnosis.servers.check_valkey(), "maxmemory-policy")
             client.config_set("maxmemory-policy", "allkeys-lru")
-        (found,) = about(diagnosis.check_valkey(), "maxmemory-policy is allkeys-lru")
+        (found,) = about(diagnosis.servers.check_valkey(), "maxmemory-policy is allkeys-lru")
     finally:
         own.stop()
     assert found.severity is ERROR
 
 
 def test_a_server_that_takes_connections_and_says_nothing_is_given_up(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosis, "CONNECT_SECONDS", 2)  # libpq's least
+    monkeypatch.setattr(diagnosis.servers, "CONNECT_SECONDS", 2)  # libpq's least
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         settings.DATABASE_URL, settings.REDIS_URL = f"postgres://nobody@127.0.0.1:{port}/none", f"redis://127.0.0.1:{port}/0"
-        assert grades(diagnosis.check_valkey()) == [(ERROR, "valkey")]
+        assert grades(diagnosis.servers.check_valkey()) == [(ERROR, "valkey")]
         with pytest.raises(psycopg.OperationalError):
-            diagnosis.check_postgresql()
+            diagnosis.servers.check_postgresql()
 
 
 @pytest.mark.parametrize(
     ("skew", "uncertain", "is_wrong"), [(1.9, 0, False), (-2.1, 0, True), (2.1, 0, True), (4, 3, False), (-60, 3, True)]
 )
 def test_clocks_that_differ_for_certain_are_an_error(skew: float, uncertain: float, is_wrong: bool) -> None:
-    found = list(diagnosis.judge_skew(skew, uncertain))
+    found = list(diagnosis.servers.judge_skew(skew, uncertain))
     assert grades(found) == [(ERROR, "clock")] * is_wrong
     assert not found or ("ahead of" in found[0].problem) == (skew > 0)
 
@@ -337,7 +337,7 @@ def test_clocks_of_one_machine_agree() -> None:
     from django.conf import settings as configured
 
     with psycopg.connect(configured.DATABASE_URL) as session:
-        skew, uncertain = diagnosis.measure_skew(session)
+        skew, uncertain = diagnosis.servers.measure_skew(session)
     assert abs(skew) <= uncertain + 0.5
 
 
@@ -345,33 +345,33 @@ def test_clocks_of_one_machine_agree() -> None:
 
 
 def test_a_migration_that_is_missing_or_unknown_is_found() -> None:
-    assert not list(diagnosis.check_migrations())
+    assert not list(diagnosis.database.check_migrations())
     with undone():
         execute("DELETE FROM django_migrations WHERE app = 'sessions' AND name = '0001_initial'")
         execute("INSERT INTO django_migrations (app, name, applied) VALUES ('billing', '0999_from_the_future', now())")
-        found = list(diagnosis.check_migrations())
+        found = list(diagnosis.database.check_migrations())
     assert grades(found) == [(ERROR, "migrations"), (WARNING, "migrations")]
     assert "sessions.0001_initial" in found[0].problem
     assert "0999_from_the_future" in found[1].problem
 
 
-@pytest.mark.parametrize("name", diagnosis.FUNCTIONS)
+@pytest.mark.parametrize("name", diagnosis.database.FUNCTIONS)
 def test_a_missing_function_is_found_and_its_remedy_works(name: str) -> None:
-    assert not list(diagnosis.check_functions())
+    assert not list(diagnosis.database.check_functions())
     with undone():
         execute(f"DROP FUNCTION {name}")
-        (found,) = diagnosis.check_functions()
+        (found,) = diagnosis.database.check_functions()
         assert name in found.problem
         code = found.remedy.partition('-c "')[2].partition('"`')[0]
         exec(code)  # noqa: S102 - what an operator would paste
-        assert not list(diagnosis.check_functions())
+        assert not list(diagnosis.database.check_functions())
 
 
 def test_a_month_without_a_partition_is_found_across_the_years_end() -> None:
-    assert not about(diagnosis.check_partitions(now=timezone.now()), "lack")
+    assert not about(diagnosis.database.check_partitions(now=timezone.now()), "lack")
     with undone():
         execute("SELECT billing_make_partitions('2034-11-15', 1)")
-        found = list(diagnosis.check_partitions(now=datetime(2034, 11, 30, 23, tzinfo=UTC)))
+        found = list(diagnosis.database.check_partitions(now=datetime(2034, 11, 30, 23, tzinfo=UTC)))
     assert about(found, "lack billing_usagerecord_2035_01.")
 
 
@@ -381,12 +381,12 @@ def test_records_outside_every_month_are_found_and_the_documented_way_moves_them
     moment = datetime(2037, 5, 7, tzinfo=UTC)
     with undone():
         execute("DELETE FROM billing_usagerecord_default")
-        assert not about(diagnosis.check_partitions(now=timezone.now()), "in billing_usagerecord_default")
+        assert not about(diagnosis.database.check_partitions(now=timezone.now()), "in billing_usagerecord_default")
         record = make_record(moment)
-        (found,) = about(diagnosis.check_partitions(now=timezone.now()), "1 usage record in billing_usagerecord_default")
+        (found,) = about(diagnosis.database.check_partitions(now=timezone.now()), "1 usage record in billing_usagerecord_default")
         assert found.severity is ERROR
         execute(steps.removeprefix("sql").replace("BEGIN;", "").replace("COMMIT;", ""))
-        assert not list(diagnosis.check_partitions(now=timezone.now()))
+        assert not list(diagnosis.database.check_partitions(now=timezone.now()))
         with connection.cursor() as cursor:
             cursor.execute("SELECT tableoid::regclass::text FROM billing_usagerecord WHERE request_id = %s", [record.pk])
             assert cursor.fetchone() == ("billing_usagerecord_2037_05",)
@@ -414,16 +414,18 @@ def test_a_catalog_that_sells_nothing_is_an_error_and_what_is_wrong_with_it_is_n
     with undone():
         Model.objects.update(is_enabled=False)
         Provider.objects.update(is_enabled=False)
-        assert grades(diagnosis.check_catalog(now=NOW)) == [(ERROR, "models")]
+        assert grades(diagnosis.catalog.check_catalog(now=NOW)) == [(ERROR, "models")]
         slug = make_model("https://models.example/v1", "m")
         now = timezone.now()
-        assert not list(diagnosis.check_catalog(now=now))
+        assert not list(diagnosis.catalog.check_catalog(now=now))
         unpriced = Model.objects.create(slug=f"house/{uuid.uuid4().hex[:12]}")
-        assert [(one.severity, unpriced.slug in one.problem) for one in diagnosis.check_catalog(now=now)] == [(NOTE, True)]
+        assert [(one.severity, unpriced.slug in one.problem) for one in diagnosis.catalog.check_catalog(now=now)] == [(NOTE, True)]
         Price.objects.create(model=unpriced, input=1, output=1, effective_from=now - timedelta(hours=1))
-        assert [(one.severity, "no provider to answer" in one.problem) for one in diagnosis.check_catalog(now=now)] == [(NOTE, True)]
+        assert [(one.severity, "no provider to answer" in one.problem) for one in diagnosis.catalog.check_catalog(now=now)] == [
+            (NOTE, True)
+        ]
         ProviderKey.objects.filter(provider__routes__model__slug=slug).update(is_enabled=False)
-        found = list(diagnosis.check_catalog(now=now))
+        found = list(diagnosis.catalog.check_catalog(now=now))
         assert grades(found) == [(WARNING, "providers"), (ERROR, "models")]
 
 
@@ -432,10 +434,10 @@ def test_a_missing_superuser_is_a_warning_and_a_missing_default_plan_a_note() ->
         User.objects.update(is_superuser=False)
         Plan.objects.update(is_default=False)
         Plan.objects.create(slug=f"plan-{uuid.uuid4().hex[:12]}")
-        assert grades(diagnosis.check_people_and_plans()) == [(WARNING, "people"), (NOTE, "plans")]
+        assert grades(diagnosis.catalog.check_people_and_plans()) == [(WARNING, "people"), (NOTE, "plans")]
         User.objects.create_superuser(f"{uuid.uuid4().hex}@example.com", "correct horse battery")
         Plan.objects.filter(pk=Plan.objects.latest("pk").pk).update(is_default=True)
-        assert not list(diagnosis.check_people_and_plans())
+        assert not list(diagnosis.catalog.check_people_and_plans())
 
 
 # -- Tasks and money -----------------------------------------------------------------------------------------------------------------
@@ -461,18 +463,18 @@ def sweep(*, ago: timedelta) -> None:
 
 def test_a_gateway_that_does_not_run_needs_no_beat(web: Callable[[timedelta], None]) -> None:
     sweep(ago=timedelta(days=3))
-    assert grades(diagnosis.check_tasks(now=NOW)) == [(NOTE, "web")]
+    assert grades(diagnosis.servers.check_tasks(now=NOW)) == [(NOTE, "web")]
 
 
 def test_a_gateway_without_beat_is_an_error_a_minute_after_its_start(web: Callable[[timedelta], None]) -> None:
     web(timedelta(seconds=59))
-    assert not list(diagnosis.check_tasks(now=NOW))
+    assert not list(diagnosis.servers.check_tasks(now=NOW))
     web(timedelta(seconds=61))
-    assert grades(diagnosis.check_tasks(now=NOW)) == [(ERROR, "celery")]
+    assert grades(diagnosis.servers.check_tasks(now=NOW)) == [(ERROR, "celery")]
     sweep(ago=timedelta(seconds=59))
-    assert not list(diagnosis.check_tasks(now=NOW))
+    assert not list(diagnosis.servers.check_tasks(now=NOW))
     sweep(ago=timedelta(seconds=61))
-    (found,) = diagnosis.check_tasks(now=NOW)
+    (found,) = diagnosis.servers.check_tasks(now=NOW)
     assert "since 2026-11-20 11:58:59 UTC" in found.problem
 
 
@@ -484,19 +486,19 @@ def test_a_task_that_failed_and_an_audit_that_stopped_are_warnings(web: Callable
     task_runs.finish(task_runs.AUDIT, began=began, findings=0, now=began)
     task_runs.begin("expire_grants", now=began)
     task_runs.fail("expire_grants", began=began, error=ValueError("no luck\nat all"))
-    found = list(diagnosis.check_tasks(now=NOW))
+    found = list(diagnosis.servers.check_tasks(now=NOW))
     assert grades(found) == [(WARNING, "celery")] * 2
     assert found[0].problem == "The last run of expire_grants failed: ValueError: no luck."
 
 
 def test_broken_books_are_an_error_and_the_fast_way_asks_the_last_audit(web: Callable[[timedelta], None]) -> None:
-    assert not list(diagnosis.check_last_audit())
+    assert not list(diagnosis.money.check_last_audit())
     execute("UPDATE billing_wallet SET held = held + 5 WHERE id = %s", make_customer().wallet.pk)
-    (found,) = diagnosis.check_audit(now=timezone.now())
+    (found,) = diagnosis.money.check_audit(now=timezone.now())
     assert (found.severity, found.subject) == (ERROR, "money")
     task_runs.begin(task_runs.AUDIT, now=NOW)
     task_runs.finish(task_runs.AUDIT, began=NOW, findings=2, now=NOW)
-    assert "2 broken invariants" in next(iter(diagnosis.check_last_audit())).problem
+    assert "2 broken invariants" in next(iter(diagnosis.money.check_last_audit())).problem
 
 
 def test_every_remedy_and_problem_is_one_line() -> None:

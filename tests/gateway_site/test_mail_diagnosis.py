@@ -13,7 +13,7 @@ from gateway_site import diagnosis
 def problems(settings: Any, **values: Any) -> str:
     for name, value in values.items():
         setattr(settings, name, value)
-    return " ".join(finding.problem for finding in diagnosis.check_mail())
+    return " ".join(finding.problem for finding in diagnosis.mail.check_mail())
 
 
 def test_mail_that_is_off_or_from_localhost_is_found(settings: Any) -> None:
@@ -37,8 +37,9 @@ def test_mail_that_waits_for_an_hour_is_found_with_its_error() -> None:
         last_error="ConnectionRefusedError: no luck\nat all",
     )
     assert any(
-        finding.problem.endswith(" not sent for an hour: ConnectionRefusedError: no luck.") for finding in diagnosis.check_outbox(now=now)
+        finding.problem.endswith(" not sent for an hour: ConnectionRefusedError: no luck.")
+        for finding in diagnosis.mail.check_outbox(now=now)
     )
     OutboxMessage.objects.filter(pk=message.pk).update(state="failed")
-    assert any("given up" in finding.problem for finding in diagnosis.check_outbox(now=now))
+    assert any("given up" in finding.problem for finding in diagnosis.mail.check_outbox(now=now))
     message.delete()

@@ -51,7 +51,7 @@ def found(settings: object, **values: object) -> str:
         **values,
     }.items():
         setattr(settings, name, value)
-    return " ".join(f"{finding.severity} {finding.problem}" for finding in diagnosis.check_stripe())
+    return " ".join(f"{finding.severity} {finding.problem}" for finding in diagnosis.money.check_stripe())
 
 
 def test_the_doctor_says_how_people_can_pay(settings: object) -> None:
@@ -65,4 +65,4 @@ def test_the_doctor_says_how_people_can_pay(settings: object) -> None:
 
 
 def test_the_doctor_reads_the_inbox() -> None:
-    assert isinstance(list(diagnosis.check_payments(now=timezone.now())), list)
+    assert isinstance(list(diagnosis.money.check_payments(now=timezone.now())), list)

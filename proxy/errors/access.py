@@ -1,0 +1,110 @@
+"""Who asks is not known, or may not do this (401, 403)."""
+
+from accounts import members
+from billing import holds
+from keys import authentication, authority
+from proxy.errors.conditions import EndpointNotAllowed, ModelNotAllowed
+from proxy.errors.row import AUTH, Entry
+
+ROWS: dict[type[Exception], Entry] = {
+    authentication.NoKey: Entry(
+        401,
+        AUTH,
+        "invalid_api_key",
+        "UNAUTHORIZED",
+        "No key was sent.",
+        "Send 'Authorization: Bearer sk-gw-…'.",
+        lambda _: "No API key was sent. Send it as 'Authorization: Bearer sk-gw-…' or 'X-API-Key: sk-gw-…'.",
+    ),
+    authentication.InvalidKey: Entry(
+        401,
+        AUTH,
+        "invalid_api_key",
+        "UNAUTHORIZED",
+        "The key is malformed, unknown, revoked or expired.",
+        "Check the key for typing errors, or make a new one.",
+        lambda _: "This API key is not valid: it is mistyped, unknown, revoked or expired.",
+    ),
+    holds.KeyInactive: Entry(
+        401,
+        AUTH,
+        "invalid_api_key",
+        "UNAUTHORIZED",
+        "The key was revoked a moment ago.",
+        "Make a new key.",
+        lambda _: "This API key is not valid: it is mistyped, unknown, revoked or expired.",
+    ),
+    authentication.KeyDisabled: Entry(
+        403,
+        "permission_error",
+        "key_disabled",
+        "FORBIDDEN",
+        "The key or its account is switched off.",
+        "Switch it on again, or ask the operator.",
+        lambda _: "This API key is disabled.",
+    ),
+    holds.WalletInactive: Entry(
+        403,
+        "permission_error",
+        "account_inactive",
+        "FORBIDDEN",
+        "The account's wallet is frozen or closed.",
+        "Ask the operator.",
+        lambda _: "This account's wallet is frozen or closed.",
+    ),
+    authentication.WrongKeyKind: Entry(
+        403,
+        "permission_error",
+        "wrong_key_kind",
+        "FORBIDDEN",
+        "A management key was used for inference, or an inference key for management.",
+        "Use a key of the right kind.",
+        lambda e: f"A key of kind '{e.kind}' cannot be used here.",
+    ),
+    authentication.AddressNotAllowed: Entry(
+        403,
+        "permission_error",
+        "address_not_allowed",
+        "FORBIDDEN",
+        "The key may not be used from this address.",
+        "Call from an allowed network, or change the key's networks.",
+        lambda _: "This API key may not be used from your network address.",
+    ),
+    authority.NotPermitted: Entry(
+        403,
+        "permission_error",
+        "not_permitted",
+        "FORBIDDEN",
+        "Who made the management key may not do this, or is no member any more; or it is the operator's and the call is about members.",
+        "Use a key that a member with the needed role made.",
+        lambda e: f"This key may not do that: whoever made it would have to be a member whose role grants '{e.permission}'.",
+    ),
+    members.RoleTooHigh: Entry(
+        403,
+        "permission_error",
+        "role_too_high",
+        "FORBIDDEN",
+        "The role, or the member's, is above that of the member who made the key.",
+        "Let somebody with a higher role do it.",
+        lambda _: "That role is above the one of the member who made this key.",
+    ),
+    ModelNotAllowed: Entry(
+        403,
+        "permission_error",
+        "model_not_allowed",
+        "FORBIDDEN",
+        "The key or the plan does not include the model.",
+        "GET /v1/models lists what this key may use.",
+        lambda e: f"The model '{e.model}' is not allowed by this {e.scope}. GET /v1/models lists what you can use.",
+        lambda _: {"param": "model"},
+    ),
+    EndpointNotAllowed: Entry(
+        403,
+        "permission_error",
+        "endpoint_not_allowed",
+        "FORBIDDEN",
+        "The key may not use this endpoint.",
+        "Use a key whose scope includes it.",
+        lambda _: "This API key may not use this endpoint.",
+    ),
+}
