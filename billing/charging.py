@@ -16,6 +16,7 @@ from catalog import pricing
 from catalog.usage import TokenUsage
 
 NOTHING = TokenUsage()
+UNMETERED = "builtin_tools_unmetered"
 
 
 @dataclass(slots=True)
@@ -50,6 +51,8 @@ def decide(happened: Happened, price: pricing.Price, *, hold_amount: int, is_fre
         reported = None
         flags = ("usage_not_believable", *flags)
     usage = reported if reported is not None else happened.estimate
+    if usage.web_searches and not price.rates.web_search and UNMETERED not in flags:
+        flags = (*flags, UNMETERED)
     if _is_empty(happened, usage):
         seen = reported or NOTHING
         return Charge(

@@ -43,7 +43,7 @@ FLAGS = {
     "usage_total_mismatch": "The provider's total is not the sum of its parts; the parts are charged.",
     "usage_iterations_mismatch": "The provider's steps do not add up to its whole.",
     "usage_tokens_unreadable": "Beside the pictures, which are charged by number, the provider's tokens could not be read.",
-    "builtin_tools_unmetered": "The provider ran tools of its own, which it bills apart from tokens.",
+    "builtin_tools_unmetered": "The provider ran tools of its own whose fees are in no price here; they are not charged.",
 }
 FREE_RULES = frozenset({"no_output", "swept_void"})  # nothing is owed, whatever tokens the provider counted
 

@@ -398,8 +398,8 @@ CHECKS = (
                     COUNT(*) FILTER (WHERE u.status IN ('error', 'cut', 'swept')) AS errors, SUM(u.input_tokens) AS input_tokens,
                     SUM(u.cached_input_tokens) AS cached, SUM(u.cache_write_tokens + u.cache_write_1h_tokens) AS written,
                     SUM(u.audio_input_tokens) AS audio_in, SUM(u.output_tokens) AS output_tokens, SUM(u.reasoning_tokens) AS reasoning,
-                    SUM(u.audio_output_tokens) AS audio_out, SUM(u.images) AS images, SUM(u.cost) AS cost,
-                    SUM(u.upstream_cost) AS upstream_cost, COALESCE(SUM(u.reported_cost), 0) AS reported_cost,
+                    SUM(u.audio_output_tokens) AS audio_out, SUM(u.images) AS images, SUM(u.web_searches) AS searches,
+                    SUM(u.cost) AS cost, SUM(u.upstream_cost) AS upstream_cost, COALESCE(SUM(u.reported_cost), 0) AS reported_cost,
                     COUNT(u.reported_cost) AS reported,
                     COALESCE(SUM(u.upstream_cost) FILTER (WHERE u.reported_cost IS NOT NULL), 0) AS reported_upstream_cost,
                     SUM(u.written_off) AS written_off, COALESCE(SUM(u.latency_ms), 0) AS latency_ms, COUNT(u.latency_ms) AS timed,
@@ -417,7 +417,7 @@ CHECKS = (
             ('tokens written to caches', used.written, c.cache_write_tokens), ('audio input tokens', used.audio_in, c.audio_input_tokens),
             ('output tokens', used.output_tokens, c.output_tokens), ('reasoning tokens', used.reasoning, c.reasoning_tokens),
             ('audio output tokens', used.audio_out, c.audio_output_tokens), ('images', used.images, c.images),
-            ('charges', used.cost, c.cost), ('upstream costs', used.upstream_cost, c.upstream_cost),
+            ('web searches', used.searches, c.web_searches), ('charges', used.cost, c.cost), ('upstream costs', used.upstream_cost, c.upstream_cost),
             ('reported costs', used.reported_cost, c.reported_cost), ('requests with a reported cost', used.reported, c.reported),
             ('upstream costs beside reported ones', used.reported_upstream_cost, c.reported_upstream_cost),
             ('write-offs', used.written_off, c.written_off),
@@ -425,11 +425,11 @@ CHECKS = (
             ('times to the first token', used.first_token_ms, c.first_token_ms), ('first tokens timed', used.first_timed, c.first_timed))
             AS pair (subject, expected, found)
         WHERE (c.requests, c.errors, c.input_tokens, c.cached_input_tokens, c.cache_write_tokens, c.audio_input_tokens, c.output_tokens,
-                c.reasoning_tokens, c.audio_output_tokens, c.images, c.cost, c.upstream_cost, c.reported_cost, c.reported,
+                c.reasoning_tokens, c.audio_output_tokens, c.images, c.web_searches, c.cost, c.upstream_cost, c.reported_cost, c.reported,
                 c.reported_upstream_cost, c.written_off, c.latency_ms, c.timed, c.first_token_ms, c.first_timed)
             IS DISTINCT FROM (used.requests, used.errors, used.input_tokens, used.cached, used.written, used.audio_in, used.output_tokens,
-                used.reasoning, used.audio_out, used.images, used.cost, used.upstream_cost, used.reported_cost, used.reported,
-                used.reported_upstream_cost, used.written_off, used.latency_ms, used.timed, used.first_token_ms, used.first_timed)
+                used.reasoning, used.audio_out, used.images, used.searches, used.cost, used.upstream_cost, used.reported_cost,
+                used.reported, used.reported_upstream_cost, used.written_off, used.latency_ms, used.timed, used.first_token_ms, used.first_timed)
             AND COALESCE(pair.expected, 0) <> COALESCE(pair.found, 0)
         """,
     ),

@@ -18,7 +18,7 @@ from billing.receipts import Receipt
 from billing.reports import InvalidParameter
 from billing.request_log import Search
 from billing.usage_pages import read_key
-from catalog import money
+from catalog import money, pricing
 from catalog.models import Model
 from keys.models import ApiKey
 
@@ -152,10 +152,10 @@ def tell_attempt(result: str) -> str:
 
 
 def lines(explained: Receipt, *, kind: str | None) -> list[Line]:
-    """The receipt's lines with their rates per million units; of pictures, seconds and requests per one."""
+    """The receipt's lines with their rates per million units; of pictures, seconds, searches and requests per one."""
     found = []
     for line in explained.lines:
-        single = line.bucket in ("image", "request")
+        single = line.bucket in pricing.PER_ONE
         name = "Seconds of video" if line.bucket == "image" and kind == Model.Kind.VIDEO else BUCKETS[line.bucket]
         rate = money.exact(line.rate, places=_NUMBER if single else _RATE)
         per = ("a second" if kind == Model.Kind.VIDEO and line.bucket == "image" else "each") if single else "a million"
@@ -173,6 +173,7 @@ BUCKETS = {
     "reasoning": "Reasoning tokens",
     "audio_output": "Audio output tokens",
     "image": "Images",
+    "web_search": "Web searches by the provider",
     "request": "The request itself",
 }
 

@@ -95,6 +95,7 @@ def _table_context(asked: Asked, answer: Answer) -> dict[str, Any]:
         "rows": table(asked, answer),
         "left_out": max(0, len(answer.groups) - MOST_SHOWN) if question.by != "time" else 0,
         "has_images": bool(answer.totals.images),
+        "has_searches": bool(answer.totals.web_searches),
         "by_name": usage_table.BY[question.by],
         "file_address": urlencode(_file_address(asked)),
     }

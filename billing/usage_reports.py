@@ -30,14 +30,16 @@ _SUMS: LiteralString = """COALESCE(SUM(s.requests), 0), COALESCE(SUM(s.errors), 
     COALESCE(SUM(s.output_tokens + s.reasoning_tokens + s.audio_output_tokens), 0), COALESCE(SUM(s.cached_input_tokens), 0),
     COALESCE(SUM(s.reasoning_tokens), 0), COALESCE(SUM(s.images), 0), COALESCE(SUM(s.cost), 0), COALESCE(SUM(s.latency_ms), 0),
     COALESCE(SUM(s.timed), 0), COALESCE(SUM(s.first_token_ms), 0), COALESCE(SUM(s.first_timed), 0), COALESCE(SUM(s.cache_write_tokens), 0),
-    COALESCE(SUM(s.audio_input_tokens), 0), COALESCE(SUM(s.audio_output_tokens), 0)"""
+    COALESCE(SUM(s.audio_input_tokens), 0), COALESCE(SUM(s.audio_output_tokens), 0),
+    COALESCE(SUM(s.web_searches), 0)"""
 # The same columns of slots added up already, of which `_SUMS` can be made again.
 _PARTIAL: LiteralString = """SUM(s.requests)::bigint AS requests, SUM(s.errors)::bigint AS errors, SUM(s.input_tokens)::bigint AS input_tokens,
     SUM(s.cached_input_tokens)::bigint AS cached_input_tokens, SUM(s.cache_write_tokens)::bigint AS cache_write_tokens,
     SUM(s.audio_input_tokens)::bigint AS audio_input_tokens, SUM(s.output_tokens)::bigint AS output_tokens,
     SUM(s.reasoning_tokens)::bigint AS reasoning_tokens, SUM(s.audio_output_tokens)::bigint AS audio_output_tokens,
     SUM(s.images)::bigint AS images, SUM(s.cost)::bigint AS cost, SUM(s.latency_ms)::bigint AS latency_ms, SUM(s.timed)::bigint AS timed,
-    SUM(s.first_token_ms)::bigint AS first_token_ms, SUM(s.first_timed)::bigint AS first_timed"""
+    SUM(s.first_token_ms)::bigint AS first_token_ms, SUM(s.first_timed)::bigint AS first_timed,
+    SUM(s.web_searches)::bigint AS web_searches"""
 _SLOTS: LiteralString = """billing_usageslot s
     WHERE s.account_id = %(account)s AND s.starts_at >= %(starts_at)s AND s.starts_at < %(ends_at)s"""
 _CHOSEN: LiteralString = """(%(models)s::text[] = '{}' OR s.model = ANY(%(models)s)) AND (%(keys)s::bigint[] = '{}' OR s.key_id = ANY(%(keys)s))
@@ -78,6 +80,7 @@ class Sums:
     cache_write_tokens: int = 0
     audio_input_tokens: int = 0
     audio_output_tokens: int = 0
+    web_searches: int = 0
 
     @property
     def fresh_input_tokens(self) -> int:

@@ -99,7 +99,7 @@ def end_users(*, account: Account, period: Period, filters: Filters, limit: int 
             f"""SELECT u.user_tag, COUNT(*), COUNT(*) FILTER (WHERE u.status IN ('error', 'cut', 'swept')), SUM({reports.TOKENS_IN}),
                 SUM({reports.TOKENS_OUT}), SUM(u.cached_input_tokens), SUM(u.reasoning_tokens), SUM(u.images), SUM(u.cost),
                 COALESCE(SUM(u.latency_ms), 0), COUNT(u.latency_ms), COALESCE(SUM(u.first_token_ms), 0), COUNT(u.first_token_ms),
-                SUM(u.cache_write_tokens + u.cache_write_1h_tokens), SUM(u.audio_input_tokens), SUM(u.audio_output_tokens)
+                SUM(u.cache_write_tokens + u.cache_write_1h_tokens), SUM(u.audio_input_tokens), SUM(u.audio_output_tokens), SUM(u.web_searches)
             FROM billing_usagerecord u
             WHERE u.account_id = %(account)s AND u.user_tag <> '' AND u.started_at >= %(starts_at)s AND u.started_at < %(ends_at)s
                 AND u.request_id >= %(first_id)s AND u.request_id < %(last_id)s{narrowed}

@@ -20,8 +20,7 @@ from catalog import declarations, dollars, manifest, pricing
 from catalog.models import RATE_FIELDS, Alias, CatalogVersion, Model, Price, Provider, ProviderKey, Route
 from gateway_site.admin_base import DateTimeWidget, LinesField, ModelAdmin, ModelForm, Page, ReadOnlyInline, TabularInline, badge, link_to
 
-PER_UNIT = ("image", "request")  # priced for one, where all others are priced for a million tokens
-LONG_FIELDS = tuple(field for field in RATE_FIELDS if field not in PER_UNIT)
+LONG_FIELDS = tuple(field for field in RATE_FIELDS if field not in pricing.PER_ONE)
 LONG_ABOVE = "long_above"
 
 
@@ -259,7 +258,7 @@ class ModelCatalogAdmin(CatalogAdmin):
 
 
 def _rate(name: str, *, long: bool = False) -> dollars.UsdField:
-    one = name in PER_UNIT
+    one = name in pricing.PER_ONE
     label = name.replace("_", " ").replace(" 1h", " (1 h)")
     return dollars.UsdField(
         units=pricing.PER_UNITS if one else 1,
@@ -280,6 +279,7 @@ class PriceForm(ModelForm):
     reasoning = _rate("reasoning")
     audio_output = _rate("audio_output")
     image = _rate("image")
+    web_search = _rate("web_search")
     request = _rate("request")
     long_input = _rate("input", long=True)
     long_cached_input = _rate("cached_input", long=True)
@@ -346,7 +346,7 @@ class PriceAdmin(CatalogAdmin):
         (None, {"fields": ("model", "effective_from", "markup_ppm", "note")}),
         ("Input", {"fields": (("input", "cached_input"), ("cache_write", "cache_write_1h"), "audio_input")}),
         ("Output", {"fields": (("output", "reasoning"), "audio_output")}),
-        ("For one", {"fields": (("image", "request"),)}),
+        ("For one", {"fields": (("image", "web_search", "request"),)}),
         (
             "Longer prompts",
             {
@@ -486,5 +486,5 @@ def price_in_effect(model: Model, now: datetime) -> Price | None:
 
 
 def _describe(bucket: str, rate: int, *, given: bool) -> str:
-    amount = dollars.show_parts(rate, per_nano=pricing.PER_UNITS) if bucket in PER_UNIT else dollars.show(rate)
+    amount = dollars.show_parts(rate, per_nano=pricing.PER_UNITS) if bucket in pricing.PER_ONE else dollars.show(rate)
     return f"{bucket.replace('_', ' ')}: {amount}{'' if given else ' (as what it is a kind of)'}"

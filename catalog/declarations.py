@@ -12,7 +12,6 @@ from catalog.documents import UNSAID, Section, Unsaid
 from catalog.models import FORMATS, RATE_FIELDS, Model, Provider
 
 SECTIONS = ("source", "providers", "models", "aliases", "default_model", "plans")
-PER_UNIT = ("image", "request")  # the rates that a manifest states for one unit rather than for a million
 SECRET = re.compile(r"[\x21-\x7e]+")
 
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,149}")
@@ -286,7 +285,7 @@ def _read_rates(section: Section) -> dict[str, int]:
         dollars = section.decimal(name)
         if isinstance(dollars, Decimal):
             try:
-                rates[name] = money.nano_from_usd(dollars * pricing.PER_UNITS if name in PER_UNIT else dollars)
+                rates[name] = money.nano_from_usd(dollars * pricing.PER_UNITS if name in pricing.PER_ONE else dollars)
             except money.NotAnAmount:
                 section.report(name, "has more decimals than a nano-dollar can hold, or is too large")
     section.close()

@@ -27,6 +27,7 @@ _PRICING_NAMES = (
     ("audio", "audio_input"),
     ("audio_output", "audio_output"),
     ("image", "image"),
+    ("web_search", "web_search"),
     ("request", "request"),
 )
 _TOKEN_BUCKETS = ("input", "cached_input", "cache_write", "cache_write_1h", "audio_input", "output", "reasoning", "audio_output")
@@ -123,7 +124,7 @@ def openai_model(offer: Offer) -> dict[str, Any]:
 
 
 def _pricing(price: pricing.Price) -> dict[str, Any]:
-    """Dollars for one token, image or request, under OpenRouter's names; `overrides` are the prices of longer prompts."""
+    """Dollars for one token, image, search or request, under OpenRouter's names; `overrides` are the prices of longer prompts."""
     shown: dict[str, Any] = _per_unit(price.rates, price.markup_ppm)
     if price.long_rates is not None and price.long_prompt_above is not None:
         shown["overrides"] = [{"min_prompt_tokens": price.long_prompt_above + 1, **_per_unit(price.long_rates, price.markup_ppm)}]

@@ -363,7 +363,7 @@ def _parts(price: Price) -> dict[str, str]:
 
 
 def _dollars(name: str, rate: int) -> str:
-    if name not in declarations.PER_UNIT:
+    if name not in pricing.PER_ONE:
         return f"${money.usd(rate)}"
     whole, part = divmod(rate, pricing.PER_UNITS)
     return f"${money.usd(whole)}" if not part else f"${(Decimal(rate) / pricing.PER_UNITS / money.NANO_PER_USD).normalize():f}"

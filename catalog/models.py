@@ -148,6 +148,7 @@ RATE_FIELDS = (
     "reasoning",
     "audio_output",
     "image",
+    "web_search",
     "request",
 )
 
@@ -173,6 +174,7 @@ class Price(models.Model):
     reasoning = _rate("reasoning")
     audio_output = _rate("audio output")
     image = _rate("image")
+    web_search = _rate("web search")
     request = _rate("request")
     long_prompt = models.JSONField(null=True, blank=True, help_text='{"above": tokens, "input": nano, …}: the prices of longer prompts.')
     markup_ppm = models.PositiveIntegerField(default=0, help_text="Added on top for the customer, in millionths (50000 = 5 %).")

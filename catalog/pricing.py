@@ -9,7 +9,8 @@ from datetime import datetime
 
 from catalog.usage import TokenUsage
 
-PER_UNITS = 1_000_000  # a price is for this many tokens, images or requests
+PER_UNITS = 1_000_000  # a price is for this many tokens, images, searches or requests
+PER_ONE = ("image", "web_search", "request")  # the rates that people state for one unit rather than for a million
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Rates:
     reasoning: int
     audio_output: int
     image: int
+    web_search: int
     request: int
 
 
@@ -53,8 +55,8 @@ class Line:
 def fill_rates(given: dict[str, int | None], *, base: Rates | None = None) -> Rates:
     """Complete a partly given price: what is not priced apart costs what it is a kind of.
 
-    Cached and written-to-cache input fall back to input, reasoning to output, audio to its direction's text price; images and requests
-    are free unless priced. With `base` (the ordinary price of a long-prompt one) the fallback is that bucket's ordinary price, but never
+    Cached and written-to-cache input fall back to input, reasoning to output, audio to its direction's text price; images, searches and
+    requests are free unless priced. With `base` (the ordinary price of a long-prompt one) the fallback is that bucket's ordinary price, but never
     less than what the new input or output price is where the bucket has none of its own.
     """
 
@@ -77,6 +79,7 @@ def fill_rates(given: dict[str, int | None], *, base: Rates | None = None) -> Ra
         reasoning=pick("reasoning", output),
         audio_output=pick("audio_output", output),
         image=pick("image", 0),
+        web_search=pick("web_search", 0),
         request=pick("request", 0),
     )
 
@@ -111,6 +114,7 @@ def itemise(price: Price, usage: TokenUsage) -> list[Line]:
         ("reasoning", usage.reasoning_tokens),
         ("audio_output", usage.audio_output_tokens),
         ("image", usage.images),
+        ("web_search", usage.web_searches),
         ("request", 1),
     )
     return [
@@ -131,6 +135,7 @@ def _sum(rates: Rates, usage: TokenUsage) -> int:
         + usage.reasoning_tokens * rates.reasoning
         + usage.audio_output_tokens * rates.audio_output
         + usage.images * rates.image
+        + usage.web_searches * rates.web_search
         + rates.request
     )
 
@@ -146,8 +151,8 @@ def upstream_cost(price: Price, usage: TokenUsage) -> int:
     return -(-_sum(rates_for(price, usage.total_input_tokens), usage) // PER_UNITS)
 
 
-def worst_case(price: Price, *, input_tokens: int, output_tokens: int, images: int = 0) -> int:
-    """The most that a request of at most so many tokens can cost, in nano-USD: each side at its dearest bucket."""
+def worst_case(price: Price, *, input_tokens: int, output_tokens: int, images: int = 0, web_searches: int = 0) -> int:
+    """The most that a request of at most so many tokens, images and searches can cost, in nano-USD: each side at its dearest bucket."""
     tiers = [price.rates] if price.long_rates is None else [price.rates, price.long_rates]
     dearest = 0
     for rates in tiers:
@@ -157,18 +162,20 @@ def worst_case(price: Price, *, input_tokens: int, output_tokens: int, images: i
             input_tokens * max(rates.input, rates.cached_input, rates.cache_write, rates.cache_write_1h, rates.audio_input)
             + output_tokens * max(rates.output, rates.reasoning, rates.audio_output)
             + images * rates.image
+            + web_searches * rates.web_search
             + rates.request
         )
         dearest = max(dearest, total)
     return -(-dearest * (PER_UNITS + price.markup_ppm) // (PER_UNITS * PER_UNITS))
 
 
-def affordable_output(price: Price, *, input_tokens: int, budget: int) -> int:
-    """How many output tokens `budget` nano-USD can pay for after an input of `input_tokens`; 0 when not even the input fits."""
+def affordable_output(price: Price, *, input_tokens: int, budget: int, web_searches: int = 0) -> int:
+    """How many output tokens `budget` nano-USD can pay for after an input of `input_tokens` and so many searches; 0 when not even these fit."""
     rates = rates_for(price, input_tokens)
     each = max(rates.output, rates.reasoning, rates.audio_output)
     left = budget * PER_UNITS * PER_UNITS // (PER_UNITS + price.markup_ppm)
-    left -= input_tokens * max(rates.input, rates.cached_input, rates.cache_write, rates.cache_write_1h, rates.audio_input) + rates.request
+    left -= input_tokens * max(rates.input, rates.cached_input, rates.cache_write, rates.cache_write_1h, rates.audio_input)
+    left -= web_searches * rates.web_search + rates.request
     if left < 0:
         return 0
     return left // each if each else 10**9

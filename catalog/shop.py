@@ -30,6 +30,7 @@ _ALIKE = {  # a bucket that costs what this one costs is not told apart
     "audio_output": "output",
 }
 UNITS = {Model.Kind.IMAGE.value: "picture", Model.Kind.VIDEO.value: "second of video"}
+SEARCH = "search"  # run by the provider, where a request asks for it
 ORDERS: Mapping[str, str] = {"name": "Name", "price": "Price", "context": "Context", "newest": "Newest"}
 CONTEXTS = (32_000, 128_000, 200_000, 1_000_000)
 
@@ -105,7 +106,7 @@ def is_free(offer: Offer) -> bool:
 
 
 def lines(offer: Offer) -> list[Line]:
-    """The price, line by line: tokens per million, pictures, seconds and requests each. What a bucket shares with its like is left out."""
+    """The price, line by line: tokens per million, pictures, seconds, searches and requests each. What a bucket shares with its like is left out."""
     price, rates, long_rates = offer.price, offer.price.rates, offer.price.long_rates
     found = []
     for bucket, label in TOKEN_BUCKETS.items():
@@ -118,6 +119,8 @@ def lines(offer: Offer) -> list[Line]:
     if rates.image:
         unit = UNITS.get(offer.kind, "picture")
         found.append(Line(unit.capitalize(), per_unit(rates.image, price), unit))
+    if rates.web_search:
+        found.append(Line("Web search", per_unit(rates.web_search, price), SEARCH))
     if rates.request:
         found.append(Line("Request", per_unit(rates.request, price), "request"))
     return found
@@ -125,7 +128,7 @@ def lines(offer: Offer) -> list[Line]:
 
 def headline(offer: Offer) -> list[Line]:
     """The two or three lines that a list has room for."""
-    main = [line for line in lines(offer) if line.label in ("Input", "Output") or line.unit != "1M tokens"]
+    main = [line for line in lines(offer) if line.label in ("Input", "Output") or line.unit not in ("1M tokens", SEARCH)]
     return main[:3]
 
 

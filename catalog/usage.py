@@ -17,7 +17,7 @@ DOUBTFUL = (
     "usage_total_mismatch",
     "usage_iterations_mismatch",
     "usage_tokens_unreadable",  # beside pictures, which are billed by their number
-    "builtin_tools_unmetered",  # the provider ran tools of its own, which it bills apart from tokens
+    "builtin_tools_unmetered",  # the provider ran tools of its own, whose fees are in no price here
 )
 
 
@@ -27,6 +27,7 @@ class TokenUsage:
 
     `input_tokens` were read fresh, `cached_input_tokens` from the provider's cache, `cache_write_tokens` (5 minutes) and
     `cache_write_1h_tokens` written to it; `output_tokens` were visible, `reasoning_tokens` hidden or shown as thinking.
+    `images` are pictures made (or seconds of video), `web_searches` searches that the provider ran itself, which it bills apart from tokens.
     `doubts` (of `UNREADABLE` and `DOUBTFUL`) are what the provider's own count breaks; two usages are equal whatever their doubts.
     """
 
@@ -39,6 +40,7 @@ class TokenUsage:
     reasoning_tokens: int = 0
     audio_output_tokens: int = 0
     images: int = 0
+    web_searches: int = 0
     doubts: tuple[str, ...] = field(default=(), compare=False)
 
     @property

@@ -43,6 +43,7 @@ class Ask:
     output_limit: int | None
     choices: int
     images: int
+    web_searches: int
     user_tag: str
     max_cost: int | None
     started_at: datetime
@@ -174,6 +175,7 @@ class Ticket:
             "reasoning_tokens": usage.reasoning_tokens,
             "audio_output_tokens": usage.audio_output_tokens,
             "images": usage.images,
+            "web_searches": usage.web_searches,
             "cost": charge.cost,
             "list_cost": charge.list_cost,
             "upstream_cost": charge.upstream_cost,
@@ -398,11 +400,15 @@ def _need(ask: Ask, model: ModelEntry, price: pricing.Price, *, costs_nothing: b
     least_each = wanted_each if ask.images else min(wanted_each, SMALLEST_ANSWER_TOKENS)  # there is no such thing as a shorter picture
     first_each = min(wanted_each, model.usual_output) if ask.stream else wanted_each
 
-    def worst_case(output_each: int) -> int:
-        return pricing.worst_case(price, input_tokens=ask.input_bound, output_tokens=output_each * ask.choices, images=ask.images)
+    def worst_case(output_each: int, web_searches: int) -> int:
+        return pricing.worst_case(
+            price, input_tokens=ask.input_bound, output_tokens=output_each * ask.choices, images=ask.images, web_searches=web_searches
+        )
 
-    need = _Need(worst_case(first_each), worst_case(least_each), asked_each, wanted_each)
-    if ask.max_cost is not None and (worst := worst_case(wanted_each)) > ask.max_cost:
+    # Most requests that bring a search tool never use it: a wallet that can pay for one search may begin.
+    least = worst_case(least_each, min(ask.web_searches, 1))
+    need = _Need(worst_case(first_each, ask.web_searches), least, asked_each, wanted_each)
+    if ask.max_cost is not None and (worst := worst_case(wanted_each, ask.web_searches)) > ask.max_cost:
         raise CostAboveMaximum(needed=max(worst, need.least), maximum=ask.max_cost)
     return need
 
@@ -442,7 +448,10 @@ def _set_output_limit(ticket: Ticket, need: _Need) -> None:
     ask = ticket.ask
     ticket.output_limit = need.wanted_each
     if not ask.stream and ticket.held < need.amount:
-        affordable = pricing.affordable_output(ticket.price, input_tokens=ask.input_bound, budget=ticket.held) // ask.choices
+        left = pricing.affordable_output(
+            ticket.price, input_tokens=ask.input_bound, budget=ticket.held, web_searches=min(ask.web_searches, 1)
+        )
+        affordable = left // ask.choices
         ticket.output_limit = min(need.wanted_each, max(1, affordable))
     ticket.clamped = ticket.output_limit < need.asked_each
 

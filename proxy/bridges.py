@@ -21,6 +21,7 @@ from proxy.formats.conversation import (
     Pinged,
     Reasoning,
     Refusal,
+    ServerTool,
     Started,
     Stop,
     Stopped,
@@ -41,6 +42,8 @@ class Renderer(Protocol):
         """The error frame of the format."""
         ...
 
+
+SEARCHES = ("web_search_call", "web_search_tool_result")  # by OpenAI, by Anthropic
 
 Wrap = Callable[[Event], Event]
 Check = Callable[[bytes], None]
@@ -65,6 +68,7 @@ class BridgeTap:
         "output_bytes",
         "reported_cost",
         "usage",
+        "web_searches",
     )
 
     def __init__(self, parser: StreamParser, renderer: Renderer, *, wrap: Wrap, check: Check | None = None) -> None:
@@ -78,6 +82,7 @@ class BridgeTap:
         self.reported_cost: int | None = None
         self.finish_reason = ""
         self.output_bytes = 0
+        self.web_searches = 0
         self.done = False
         self.error: Any = None
 
@@ -137,6 +142,8 @@ class BridgeTap:
                 case Started():  # what it says of tokens is only the input and the first of the output: no usage to bill by
                     out.append(self._renderer.feed(event))
                 case Opened() | Closed():
+                    if isinstance(event, Opened) and isinstance(event.item, ServerTool) and event.item.kind in SEARCHES:
+                        self.web_searches += 1
                     out.append(self._renderer.feed(self._wrap(event)))
                 case Pinged():
                     pass  # keep-alives are the gateway's own

@@ -45,8 +45,9 @@ def _show(ask: Ask, model: ModelEntry, price: pricing.Price) -> dict[str, Any]:
     limit = min(model.max_output if ask.output_limit is None else ask.output_limit, model.max_output) * ask.choices
     usual = min(limit, model.usual_output * ask.choices)
     output = 0 if model.kind in ("embedding", "image") else 1
-    worst = pricing.worst_case(price, input_tokens=ask.input_bound, output_tokens=limit * output, images=ask.images)
-    first = pricing.worst_case(price, input_tokens=ask.input_bound, output_tokens=usual * output, images=ask.images)
+    asked = {"input_tokens": ask.input_bound, "images": ask.images, "web_searches": ask.web_searches}
+    worst = pricing.worst_case(price, output_tokens=limit * output, **asked)
+    first = pricing.worst_case(price, output_tokens=usual * output, **asked)
     typical = TokenUsage(input_tokens=ask.input_estimate, output_tokens=usual * output, images=ask.images)
     return {
         "object": "estimate",

@@ -35,6 +35,7 @@ class Meter:
         return TokenUsage(
             input_tokens=self._ticket.ask.input_estimate,
             output_tokens=-(-self._tap.output_bytes // BYTES_PER_TOKEN),
+            web_searches=self._tap.web_searches,
         )
 
     @property
@@ -90,6 +91,7 @@ class Meter:
             self._price,
             input_tokens=ask.input_bound,
             output_tokens=max(stretch, self._ticket.model.usual_output),
+            web_searches=max(ask.web_searches, self._tap.web_searches),
         )
         self._growth = growth = self._ticket.grow(amount=max(amount, self._ticket.held), usage=self.estimate(), tokens_out=stretch)
         return growth
@@ -111,4 +113,4 @@ class Meter:
         ask = self._ticket.ask
         if self._ticket.costs_nothing:
             return 1 << 60
-        return pricing.affordable_output(self._price, input_tokens=ask.input_bound, budget=held)
+        return pricing.affordable_output(self._price, input_tokens=ask.input_bound, budget=held, web_searches=self._tap.web_searches)

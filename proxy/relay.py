@@ -261,6 +261,7 @@ async def admit(
         output_limit=facts.output_limit,
         choices=facts.choices,
         images=facts.images,
+        web_searches=facts.web_searches,
         user_tag=facts.user_tag,
         max_cost=_read_maximum(call),
         started_at=call.started_at,

@@ -9,7 +9,7 @@ import orjson
 
 from catalog.usage import TokenUsage
 from proxy.body import Body
-from proxy.formats import anthropic_messages, gemini, openai_responses
+from proxy.formats import anthropic_messages, gemini, openai_responses, searches
 from proxy.formats.base import BYTES_PER_TOKEN, Facts, FormatName, InvalidRequest
 from proxy.formats.fields import read_count, read_flag, read_messages, read_model, read_user_tag
 from proxy.formats.sizes import TOKENS_PER_MEDIUM, TOKENS_PER_MESSAGE, measure
@@ -46,6 +46,7 @@ class MessagesSurface:
             parts=(messages, fields.get("system"), fields.get("tools")),
             messages=len(messages),
             user_tag=read_user_tag(metadata, "user_id") if isinstance(metadata, dict) else "",
+            web_searches=searches.asked(fields.get("tools")),
         )
 
     def pass_through(self, body: Body, facts: Facts, candidate: Candidate, *, output_limit: int | None) -> Passage:
@@ -89,6 +90,7 @@ class ResponsesSurface:
             parts=(given, fields.get("instructions"), fields.get("tools")),
             messages=len(given) if isinstance(given, list) else 1,
             user_tag=read_user_tag(fields),
+            web_searches=searches.asked(fields.get("tools"), limit=fields.get("max_tool_calls")),
         )
 
     def pass_through(self, body: Body, facts: Facts, candidate: Candidate, *, output_limit: int | None) -> Passage:
@@ -141,6 +143,7 @@ class GeminiSurface:
             parts=(contents, fields.get("systemInstruction"), fields.get("tools")),
             messages=len(contents) if isinstance(contents, list) else 1,
             user_tag="",
+            web_searches=searches.asked_of_gemini(fields.get("tools")),
         )
         facts.choices = choices
         return facts
@@ -181,7 +184,15 @@ class _GeminiWhole:
 
 
 def _facts(
-    body: Body, *, model: str, stream: bool, output_limit: int | None, parts: tuple[Any, ...], messages: int, user_tag: str
+    body: Body,
+    *,
+    model: str,
+    stream: bool,
+    output_limit: int | None,
+    parts: tuple[Any, ...],
+    messages: int,
+    user_tag: str,
+    web_searches: int,
 ) -> Facts:
     text, media = measure(*parts)
     overhead = TOKENS_PER_MESSAGE * (messages + 1) + TOKENS_PER_MEDIUM * media
@@ -194,4 +205,5 @@ def _facts(
         input_bound=len(body.raw) + overhead,
         input_estimate=-(-text // BYTES_PER_TOKEN) + overhead,
         user_tag=user_tag,
+        web_searches=web_searches,
     )

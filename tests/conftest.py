@@ -243,6 +243,7 @@ def make_model(
     kind: str = "custom",
     input_usd: str = "1",
     output_usd: str = "2",
+    search_usd: str | None = None,
     max_output: int = 4096,
     route_format: str = "",
     lasting: bool = False,
@@ -257,7 +258,11 @@ def make_model(
     if not lasting:
         _made.append(name)
     Price.objects.create(
-        model=model, input=nano_from_usd(input_usd), output=nano_from_usd(output_usd), effective_from=timezone.now() - timedelta(hours=1)
+        model=model,
+        input=nano_from_usd(input_usd),
+        output=nano_from_usd(output_usd),
+        web_search=None if search_usd is None else nano_from_usd(search_usd) * 1_000_000,
+        effective_from=timezone.now() - timedelta(hours=1),
     )
     for priority, upstream_model in enumerate(upstream_models):
         row = Provider.objects.create(slug=f"p-{uuid.uuid4().hex[:16]}", kind=kind, base_url=base_url, allow_private=True)

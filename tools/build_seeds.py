@@ -33,10 +33,12 @@ PRICE_FIELDS = {
     "output": "output_mtok",
 }
 
-# What a catalog of token prices may leave out: tools that the provider runs itself are not resold, cached audio is charged as cached
-# text, and an embedding model is offered for text only.
-LEFT_OUT = {"web_searches_kcount", "storage_searches_kcount", "cache_audio_read_mtok"}
-LEFT_OUT_OF_EMBEDDINGS = LEFT_OUT | {"output_mtok", "cache_read_mtok", "input_audio_mtok", "input_image_mtok", "input_video_mtok"}
+SEARCHES = "web_searches_kcount"  # a thousand searches that the provider runs itself
+
+# What a catalog of prices may leave out: searches in stored files are not metered, cached audio is charged as cached text, and an
+# embedding model is offered for text only.
+LEFT_OUT = {"storage_searches_kcount", "cache_audio_read_mtok"}
+LEFT_OUT_OF_EMBEDDINGS = LEFT_OUT | {SEARCHES, "output_mtok", "cache_read_mtok", "input_audio_mtok", "input_image_mtok", "input_video_mtok"}
 
 
 class UnpriceableModel(Exception):
@@ -56,7 +58,7 @@ class LongPrompt:
 
 @dataclass(frozen=True)
 class Priced:
-    """One model as it will stand in a manifest. Prices are in USD per 1,000,000 tokens."""
+    """One model as it will stand in a manifest. Prices are in USD per 1,000,000 tokens, `web_search` in USD for one."""
 
     slug: str
     entry: dict[str, Any]
@@ -126,7 +128,7 @@ def price_model(provider: dict[str, Any], entry: dict[str, Any], day: date) -> P
     given = {name: value for name, value in vars(prices_on(model, day)).items() if value is not None and not name.startswith("_")}
 
     wanted = {"input": "input_mtok"} if embedding else PRICE_FIELDS
-    unsaid = set(given) - set(wanted.values()) - (LEFT_OUT_OF_EMBEDDINGS if embedding else LEFT_OUT)
+    unsaid = set(given) - set(wanted.values()) - (LEFT_OUT_OF_EMBEDDINGS if embedding else LEFT_OUT | {SEARCHES})
     if unsaid:
         raise UnpriceableModel(slug, f"prices our format has no word for: {', '.join(sorted(unsaid))}")
     values = {ours: given[theirs] for ours, theirs in wanted.items() if theirs in given}
@@ -134,6 +136,9 @@ def price_model(provider: dict[str, Any], entry: dict[str, Any], day: date) -> P
     for name in ("input",) if embedding else ("input", "output"):
         if prices.get(name, Decimal(0)) <= 0:
             raise UnpriceableModel(slug, f"no {name} price")
+    searches = given.get(SEARCHES, provider.get(SEARCHES))
+    if not embedding and searches is not None:
+        prices["web_search"] = Decimal(searches) / 1000
 
     context = entry.get("context") or model.context_window
     if not context:
@@ -179,9 +184,10 @@ def alias_names(model: Priced) -> list[str]:
 
 def write_manifest(provider: dict[str, Any], models: list[Priced], taken: set[str], data: dict[str, Any]) -> str:
     """Write one provider's manifest. `taken` are the names that would be ambiguous as an alias."""
+    unit = "; a web search, each" if any("web_search" in model.prices for model in models) else ""
     lines = [
         f"# Prices of {provider['title']}, read from {provider['price_page']}",
-        f"# on {data['date']} (via genai-prices {data['version']}). USD per 1,000,000 tokens.",
+        f"# on {data['date']} (via genai-prices {data['version']}). USD per 1,000,000 tokens{unit}.",
         "# Written by `python -m tools.build_seeds` from tools/seed_models.yaml: change those, not this file.",
     ]
     if "note" in provider:

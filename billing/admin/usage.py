@@ -21,7 +21,6 @@ from gateway_site.identifiers import lowest_uuid7
 from keys import issuing
 
 CLOCKS_DIFFER = timedelta(minutes=5)  # an id is made moments before its request is said to have started, by another clock perhaps
-PER_ONE = ("image", "request")  # rates for one, where all others are for a million tokens
 
 
 class PeriodFilter(admin.SimpleListFilter):
@@ -236,7 +235,7 @@ def _receipt(record: UsageRecord) -> Table:
     receipt = receipts.explain(record)
     rows: list[tuple[Any, ...]] = []
     for line in receipt.lines:
-        one = line.bucket in PER_ONE
+        one = line.bucket in pricing.PER_ONE
         rate = dollars.show_parts(line.rate, per_nano=pricing.PER_UNITS) if one else dollars.show(line.rate)
         rows.append(
             (line.bucket.replace("_", " "), f"{line.quantity:,}", rate, dollars.show_parts(line.amount, per_nano=pricing.PER_UNITS))

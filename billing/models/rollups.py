@@ -28,6 +28,7 @@ class UsageSlot(models.Model):
     reasoning_tokens = models.BigIntegerField(default=0)
     audio_output_tokens = models.BigIntegerField(default=0)
     images = models.BigIntegerField(default=0)
+    web_searches = models.BigIntegerField(default=0, db_default=0)
     cost = models.BigIntegerField(default=0)
     upstream_cost = models.BigIntegerField(default=0)
     reported_cost = models.BigIntegerField(default=0, help_text="Sum over `reported` records.")

@@ -50,6 +50,7 @@ class UsageRecord(models.Model):
     reasoning_tokens = models.BigIntegerField(default=0)
     audio_output_tokens = models.BigIntegerField(default=0)
     images = models.BigIntegerField(default=0)
+    web_searches = models.BigIntegerField(default=0, db_default=0)
 
     cost = models.BigIntegerField()
     list_cost = models.BigIntegerField()

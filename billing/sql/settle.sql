@@ -43,13 +43,13 @@ $$;
 CREATE OR REPLACE FUNCTION billing_count_in_slots(ids uuid[], sign integer) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO billing_usageslot AS s (account_id, key_id, model, provider, starts_at, requests, errors, input_tokens, cached_input_tokens,
-            cache_write_tokens, audio_input_tokens, output_tokens, reasoning_tokens, audio_output_tokens, images, cost, upstream_cost,
-            reported_cost, reported, reported_upstream_cost, written_off, latency_ms, timed, first_token_ms, first_timed)
+            cache_write_tokens, audio_input_tokens, output_tokens, reasoning_tokens, audio_output_tokens, images, web_searches, cost,
+            upstream_cost, reported_cost, reported, reported_upstream_cost, written_off, latency_ms, timed, first_token_ms, first_timed)
         SELECT u.account_id, u.key_id, u.model, u.provider, billing_slot_of(u.started_at), sign * COUNT(*),
             sign * COUNT(*) FILTER (WHERE u.status IN ('error', 'cut', 'swept')), sign * SUM(u.input_tokens), sign * SUM(u.cached_input_tokens),
             sign * SUM(u.cache_write_tokens + u.cache_write_1h_tokens), sign * SUM(u.audio_input_tokens), sign * SUM(u.output_tokens),
-            sign * SUM(u.reasoning_tokens), sign * SUM(u.audio_output_tokens), sign * SUM(u.images), sign * SUM(u.cost),
-            sign * SUM(u.upstream_cost), sign * COALESCE(SUM(u.reported_cost), 0), sign * COUNT(u.reported_cost),
+            sign * SUM(u.reasoning_tokens), sign * SUM(u.audio_output_tokens), sign * SUM(u.images), sign * SUM(u.web_searches),
+            sign * SUM(u.cost), sign * SUM(u.upstream_cost), sign * COALESCE(SUM(u.reported_cost), 0), sign * COUNT(u.reported_cost),
             sign * COALESCE(SUM(u.upstream_cost) FILTER (WHERE u.reported_cost IS NOT NULL), 0), sign * SUM(u.written_off),
             sign * COALESCE(SUM(u.latency_ms), 0), sign * COUNT(u.latency_ms), sign * COALESCE(SUM(u.first_token_ms), 0),
             sign * COUNT(u.first_token_ms)
@@ -62,6 +62,7 @@ BEGIN
             audio_input_tokens = s.audio_input_tokens + EXCLUDED.audio_input_tokens,
             output_tokens = s.output_tokens + EXCLUDED.output_tokens, reasoning_tokens = s.reasoning_tokens + EXCLUDED.reasoning_tokens,
             audio_output_tokens = s.audio_output_tokens + EXCLUDED.audio_output_tokens, images = s.images + EXCLUDED.images,
+            web_searches = s.web_searches + EXCLUDED.web_searches,
             cost = s.cost + EXCLUDED.cost, upstream_cost = s.upstream_cost + EXCLUDED.upstream_cost,
             reported_cost = s.reported_cost + EXCLUDED.reported_cost, reported = s.reported + EXCLUDED.reported,
             reported_upstream_cost = s.reported_upstream_cost + EXCLUDED.reported_upstream_cost,
@@ -135,14 +136,14 @@ BEGIN
         FROM ROWS FROM (jsonb_to_recordset(records) AS (id uuid, account bigint, key bigint, release boolean, swept boolean, model text,
                 provider text, upstream_model text, endpoint text, format text, streamed boolean, price bigint, input_tokens bigint,
                 cached_input_tokens bigint, cache_write_tokens bigint, cache_write_1h_tokens bigint, audio_input_tokens bigint,
-                output_tokens bigint, reasoning_tokens bigint, audio_output_tokens bigint, images bigint, cost bigint, upstream_cost bigint,
-                reported_cost bigint, usage_source text, status text, rule text, finish_reason text, error_code text, status_code smallint,
-                attempts jsonb, flags jsonb, user_tag text, latency_ms integer, first_token_ms integer, started timestamptz, ended timestamptz,
-                list_cost bigint))
+                output_tokens bigint, reasoning_tokens bigint, audio_output_tokens bigint, images bigint, web_searches bigint, cost bigint,
+                upstream_cost bigint, reported_cost bigint, usage_source text, status text, rule text, finish_reason text, error_code text,
+                status_code smallint, attempts jsonb, flags jsonb, user_tag text, latency_ms integer, first_token_ms integer,
+                started timestamptz, ended timestamptz, list_cost bigint))
             WITH ORDINALITY AS x (id, account, key, release, swept, model, provider, upstream_model, endpoint, format, streamed, price,
                 input_tokens, cached_input_tokens, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, output_tokens,
-                reasoning_tokens, audio_output_tokens, images, cost, upstream_cost, reported_cost, usage_source, status, rule, finish_reason,
-                error_code, status_code, attempts, flags, user_tag, latency_ms, first_token_ms, started, ended, list_cost, n)
+                reasoning_tokens, audio_output_tokens, images, web_searches, cost, upstream_cost, reported_cost, usage_source, status, rule,
+                finish_reason, error_code, status_code, attempts, flags, user_tag, latency_ms, first_token_ms, started, ended, list_cost, n)
         LEFT JOIN billing_wallet w ON w.account_id = x.account
         LEFT JOIN billing_hold h ON h.request_id = x.id AND h.wallet_id = w.id
         LEFT JOIN billing_usagerecord u ON u.request_id = x.id
@@ -204,7 +205,8 @@ BEGIN
                         cached_input_tokens = r.cached_input_tokens, cache_write_tokens = r.cache_write_tokens,
                         cache_write_1h_tokens = r.cache_write_1h_tokens, audio_input_tokens = r.audio_input_tokens,
                         output_tokens = r.output_tokens, reasoning_tokens = r.reasoning_tokens,
-                        audio_output_tokens = r.audio_output_tokens, images = r.images
+                        audio_output_tokens = r.audio_output_tokens, images = r.images,
+                        web_searches = COALESCE(r.web_searches, 0)
                     WHERE request_id = r.id;
                 PERFORM billing_count_in_slots(ARRAY[r.id], 1);
                 IF extra > 0 OR lost > 0 THEN
@@ -225,13 +227,13 @@ BEGIN
         booked := booked || r.id;
         INSERT INTO billing_usagerecord (request_id, account_id, wallet_id, key_id, model, provider, upstream_model, endpoint, format, streamed,
                 price_id, input_tokens, cached_input_tokens, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, output_tokens,
-                reasoning_tokens, audio_output_tokens, images, cost, list_cost, overrun_cost, written_off, upstream_cost, reported_cost, hold_amount,
-                usage_source, status, rule, finish_reason, error_code, status_code, attempts, flags, user_tag, latency_ms, first_token_ms,
+                reasoning_tokens, audio_output_tokens, images, web_searches, cost, list_cost, overrun_cost, written_off, upstream_cost,
+                reported_cost, hold_amount, usage_source, status, rule, finish_reason, error_code, status_code, attempts, flags, user_tag, latency_ms, first_token_ms,
                 transfer_id, started_at, ended_at)
             VALUES (r.id, r.account, r.wallet, r.key, r.model, r.provider, r.upstream_model, r.endpoint, r.format, r.streamed,
                 r.price, r.input_tokens, r.cached_input_tokens, r.cache_write_tokens, r.cache_write_1h_tokens, r.audio_input_tokens,
-                r.output_tokens, r.reasoning_tokens, r.audio_output_tokens, r.images, charged, r.list_cost, 0, lost, r.upstream_cost,
-                r.reported_cost, COALESCE(r.hold_amount, 0), r.usage_source, r.status,
+                r.output_tokens, r.reasoning_tokens, r.audio_output_tokens, r.images, COALESCE(r.web_searches, 0), charged, r.list_cost, 0,
+                lost, r.upstream_cost, r.reported_cost, COALESCE(r.hold_amount, 0), r.usage_source, r.status,
                 CASE WHEN r.hold_amount IS NULL THEN 'overrun' ELSE r.rule END, r.finish_reason, r.error_code, r.status_code, r.attempts,
                 r.flags, r.user_tag, r.latency_ms, r.first_token_ms,
                 CASE WHEN charged > 0 THEN billing_transfer_id('usage', batch, r.wallet) END, r.started, r.ended);

@@ -20,7 +20,7 @@ BEGIN
             'id', h.request_id, 'account', h.account_id, 'key', h.key_id, 'swept', true,
             'input_tokens', CASE WHEN h.accrued > 0 THEN h.input_tokens ELSE 0 END, 'cached_input_tokens', 0, 'cache_write_tokens', 0,
             'cache_write_1h_tokens', 0, 'audio_input_tokens', 0, 'output_tokens', CASE WHEN h.accrued > 0 THEN h.output_tokens ELSE 0 END,
-            'reasoning_tokens', 0, 'audio_output_tokens', 0, 'images', 0,
+            'reasoning_tokens', 0, 'audio_output_tokens', 0, 'images', 0, 'web_searches', 0,
             'cost', LEAST(h.accrued, h.amount), 'list_cost', h.accrued, 'upstream_cost', h.accrued, 'reported_cost', NULL,
             'usage_source', CASE WHEN h.accrued > 0 THEN 'partial' ELSE 'none' END, 'status', 'swept',
             'rule', CASE WHEN h.accrued > 0 THEN 'swept_partial' ELSE 'swept_void' END, 'finish_reason', '', 'error_code', 'process_died',

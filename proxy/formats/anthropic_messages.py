@@ -59,6 +59,7 @@ __all__ = [
 
 
 _SPECIAL = re.compile(rb'"(?:message_start|message_delta|message_stop|error)"')
+_SEARCHED, _NOT_FOUND = b'"web_search_tool_result"', b'"web_search_tool_result_error"'  # a search that failed is free
 _OUTPUT = re.compile(rb'"(?:text|thinking|partial_json)"\s*:\s*"([^"\\]*+(?:\\.[^"\\]*+)*+)"')
 
 
@@ -130,6 +131,7 @@ class MessagesTap:
         "output_bytes",
         "reported_cost",
         "usage",
+        "web_searches",
     )
 
     def __init__(self, *, adds_cost: bool = False) -> None:
@@ -143,6 +145,7 @@ class MessagesTap:
         self.reported_cost: int | None = None
         self.finish_reason = ""
         self.output_bytes = 0
+        self.web_searches = 0
         self.done = False
         self.error: Any = None
 
@@ -194,6 +197,8 @@ class MessagesTap:
             self.output_bytes += len(text)
         if not self._answered and b'"tool_use"' in block:
             self._answered = True
+        if _SEARCHED in block:
+            self.web_searches += max(0, block.count(_SEARCHED) - block.count(_NOT_FOUND))
 
     def _take(self, event: bytes) -> bool:
         """Note what an event says; whether it is to be forwarded now."""

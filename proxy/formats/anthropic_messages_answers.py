@@ -121,7 +121,9 @@ def read_usage(obj: Any) -> TokenUsage | None:
             else:
                 doubts.note("usage_iterations_mismatch")
         tools = obj.get("server_tool_use")
-        if isinstance(tools, dict) and any(take_count(tools.get(name)) for name in _BILLED_TOOLS):
+        tools = tools if isinstance(tools, dict) else {}
+        searched = take_count(tools.get("web_search_requests"))
+        if take_count(tools.get("code_execution_requests")):  # fetching is free of charge
             doubts.note("builtin_tools_unmetered")
     except UnreadableCount as error:
         return error.usage
@@ -135,12 +137,12 @@ def read_usage(obj: Any) -> TokenUsage | None:
         cache_write_1h_tokens=written_1h,
         output_tokens=out - reasoning,
         reasoning_tokens=reasoning,
+        web_searches=searched,
         doubts=doubts.found,
     )
 
 
 _Counts = tuple[int, ...]
-_BILLED_TOOLS = ("web_search_requests", "code_execution_requests")  # fetching is free of charge
 
 
 def _read_counts(obj: Mapping[str, Any], doubts: Doubts) -> _Counts | None:
@@ -176,6 +178,7 @@ def render_usage(usage: TokenUsage) -> dict[str, Any]:
         },
         "output_tokens": usage.total_output_tokens,
         "output_tokens_details": {"thinking_tokens": usage.reasoning_tokens},
+        **({"server_tool_use": {"web_search_requests": usage.web_searches}} if usage.web_searches else {}),
     }
 
 

@@ -30,7 +30,8 @@ class Facts:
     """What the gateway needs to know of a request, whatever its format. Tokens: `input_bound` can not be exceeded, `input_estimate` is likely.
 
     `output_limit` is the client's own for one choice; None when it gave none. `prompts` are read apart from each other: the model's context is
-    the limit of each. `images` is how many pictures may come. `wants_sse` is false for Gemini's streams that are a JSON array.
+    the limit of each. `images` is how many pictures may come, `web_searches` how
+    many searches the provider may run itself. `wants_sse` is false for Gemini's streams that are a JSON array.
     """
 
     model: str
@@ -43,6 +44,7 @@ class Facts:
     user_tag: str = ""
     prompts: int = 1
     images: int = 0
+    web_searches: int = 0
     wants_sse: bool = True
     client_headers: Sequence[tuple[bytes, bytes]] = ()
 
@@ -65,6 +67,7 @@ class Tap(Protocol):
 
     finish_reason: str
     output_bytes: int
+    web_searches: int  # seen so far: what counts when the provider does not come to say it
     done: bool
     error: Any
 

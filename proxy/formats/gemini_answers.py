@@ -31,6 +31,7 @@ from proxy.formats.gemini_parts import METADATA, NAME, Calls, epoch_of, list_of,
 from proxy.formats.gemini_stops import ONLY_PROMPT, read_reason, read_stop, render_reason
 from proxy.formats.gemini_stream_in import StreamParser
 from proxy.formats.gemini_usage import read_usage, render_usage
+from proxy.formats.searches import count_queries
 from proxy.formats.tool_names import client_name, renamed_tools
 
 
@@ -54,12 +55,13 @@ def parse_answer(fields: Any) -> Answer:
         string_of(fields, "modelVersion", ""),
         [],
         None,
-        read_usage(fields.get("usageMetadata")),
+        None,
         created=epoch_of(fields.get("createTime")),
         raw=fields,
         origin=NAME,
     )
     candidate = next((one for one in candidates if one.get("index", 0) == 0), {})
+    answer.usage = read_usage(fields.get("usageMetadata"), web_searches=count_queries(candidate, model=answer.model))
     calls = Calls(answer.id)
     for index, part in enumerate(
         objects_of(object_of(candidate, "content", "candidates[0].").get("parts"), place := "candidates[0].content.parts")
@@ -140,7 +142,7 @@ def render_answer(answer: Answer, echo: Echo) -> dict[str, Any]:
 
 def render_own(usage: TokenUsage, own: Mapping[str, Any]) -> dict[str, Any]:
     """The usage to show; nothing where the provider's own figures say the same already."""
-    return {} if read_usage(own.get("usageMetadata")) == usage else render_usage(usage)
+    return {} if read_usage(own.get("usageMetadata"), web_searches=usage.web_searches) == usage else render_usage(usage)
 
 
 def feedback_of(reason: str, message: str) -> dict[str, Any]:

@@ -28,12 +28,13 @@ from proxy.formats.gemini_frames import Frames, data_of, load_object
 from proxy.formats.gemini_parts import METADATA, NAME, Calls, camel_part, dump_json, epoch_of, mapping_of, parse_part
 from proxy.formats.gemini_stops import read_reason, read_stop
 from proxy.formats.gemini_usage import read_usage
+from proxy.formats.searches import count_queries
 
 
 class StreamParser:
     """Turns Gemini's stream, SSE or JSON array, into events."""
 
-    __slots__ = ("_args", "_calls", "_frames", "_has_calls", "_index", "_item", "_metadata", "_started", "_stopped", "_usage")
+    __slots__ = ("_args", "_calls", "_frames", "_has_calls", "_index", "_item", "_metadata", "_searches", "_started", "_stopped", "_usage")
 
     def __init__(self) -> None:
         self._frames = Frames()
@@ -46,6 +47,7 @@ class StreamParser:
         self._started = False
         self._stopped = False
         self._usage: Any = None
+        self._searches = 0
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that are complete now.
@@ -81,7 +83,7 @@ class StreamParser:
         if not self._started:
             self._start(chunk, events)
         candidates = chunk.get("candidates")
-        reason = ""
+        reason, searches = "", self._searches
         message: Any = ""
         if type(candidates) is list:
             for candidate in candidates:
@@ -96,14 +98,17 @@ class StreamParser:
                 for name in METADATA:
                     if candidate.get(name):
                         self._metadata[name] = candidate[name]
+                if "groundingMetadata" in candidate:
+                    model = chunk.get("modelVersion")
+                    searches = max(searches, count_queries(candidate, model=model if isinstance(model, str) else ""))
                 if "finishReason" in candidate:
                     reason, message = read_reason(candidate["finishReason"]), candidate.get("finishMessage")
         if reason:
             self._close(events)
-        usage = chunk.get("usageMetadata")
-        if usage and usage != self._usage:
-            self._usage = usage
-            counted = read_usage(usage)
+        usage = chunk.get("usageMetadata") or self._usage
+        if usage and (usage != self._usage or searches != self._searches):
+            self._usage, self._searches = usage, searches
+            counted = read_usage(usage, web_searches=searches)
             if counted is not None:
                 events.append(Metered(counted))
         if reason:

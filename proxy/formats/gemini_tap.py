@@ -1,7 +1,7 @@
 """Watches Gemini's answers pass through: usage, finish reason and how much was said. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -13,6 +13,7 @@ from proxy.formats.gemini_frames import Frames, data_of, load_object
 from proxy.formats.gemini_parts import SERVER_PARTS, mapping_of, write_json
 from proxy.formats.gemini_stops import read_reason
 from proxy.formats.gemini_usage import read_usage
+from proxy.formats.searches import count_queries
 
 TOKENS_PER_PICTURE = 1290  # made by a model, up to 1024 by 1024 pixels
 BASE64_PER_AUDIO_TOKEN = 2560  # 24 kHz, 16 bits, 25 tokens a second
@@ -73,6 +74,7 @@ class GeminiTap:
         "reported_cost",
         "usage",
         "usage_json",
+        "web_searches",
     )
 
     def __init__(self) -> None:
@@ -85,6 +87,7 @@ class GeminiTap:
         self.reported_cost: int | None = None
         self.finish_reason = ""
         self.output_bytes = 0
+        self.web_searches = 0
         self.done = False
         self.error: Any = None
 
@@ -143,6 +146,9 @@ class GeminiTap:
 
     def watch(self, chunk: dict[str, Any]) -> None:
         """Take note of one chunk's JSON."""
+        if not self._response_id:
+            name, model = chunk.get("responseId"), chunk.get("modelVersion")
+            self._response_id, self._model = name if isinstance(name, str) else "", model if isinstance(model, str) else ""
         candidates = chunk.get("candidates")
         if type(candidates) is list:
             for candidate in candidates:
@@ -156,18 +162,23 @@ class GeminiTap:
                             self.output_bytes += _size(part)
                 if "finishReason" in candidate:
                     self.finish_reason = read_reason(candidate["finishReason"]) or self.finish_reason
+                if "groundingMetadata" in candidate:
+                    self._note_searches(candidate)
         usage = chunk.get("usageMetadata")
         if type(usage) is dict:
-            counted = read_usage(usage)
+            counted = read_usage(usage, web_searches=self.web_searches)
             if counted is not None:
                 self.usage, self.usage_json = counted, usage
         if "promptFeedback" in chunk:
             blocked = mapping_of(chunk["promptFeedback"]).get("blockReason")
             if blocked:
                 self.finish_reason = blocked[:60] if isinstance(blocked, str) and blocked.isprintable() else "BLOCK_REASON_UNSPECIFIED"
-        if not self._response_id:
-            name, model = chunk.get("responseId"), chunk.get("modelVersion")
-            self._response_id, self._model = name if isinstance(name, str) else "", model if isinstance(model, str) else ""
+
+    def _note_searches(self, candidate: Mapping[str, Any]) -> None:
+        """Each chunk tells of all queries so far. Some tell only after the usage."""
+        self.web_searches = max(self.web_searches, count_queries(candidate, model=self._model))
+        if self.usage is not None:
+            self.usage = replace(self.usage, web_searches=self.web_searches)
 
     def _passes(self, body: bytes) -> bool:
         if self.error is not None:

@@ -10,8 +10,9 @@ from proxy.formats.gemini_parts import camel_case, list_of, mapping_of
 from proxy.formats.usage_reading import Doubts, UnreadableCount, take_count
 
 
-def read_usage(obj: Any) -> TokenUsage | None:
+def read_usage(obj: Any, *, web_searches: int = 0) -> TokenUsage | None:
     """Turn `usageMetadata` into disjoint buckets; None when there is none. What it breaks is among its doubts.
+    The searches stand elsewhere in the answer.
 
     Cached tokens are inside the prompt, those of built-in tools beside it; thoughts are beside the candidates.
     """
@@ -53,6 +54,7 @@ def read_usage(obj: Any) -> TokenUsage | None:
         output_tokens=out - said,
         reasoning_tokens=thought,
         audio_output_tokens=said,
+        web_searches=web_searches,
         doubts=doubts.found,
     )
 

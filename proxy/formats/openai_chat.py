@@ -13,6 +13,7 @@ import orjson
 from catalog import money
 from catalog.usage import TokenUsage
 from proxy.body import Body
+from proxy.formats import searches
 from proxy.formats.base import BYTES_PER_TOKEN, Facts, InvalidRequest, NotAnAnswer
 from proxy.formats.fields import read_count, read_flag, read_messages, read_model, read_object, read_user_tag
 from proxy.formats.usage_reading import Doubts, UnreadableCount, take_count
@@ -62,6 +63,7 @@ def read_request(body: Body) -> Facts:
         input_bound=len(body.raw) + overhead,
         input_estimate=_estimate_input(messages, fields) + overhead,
         user_tag=read_user_tag(fields),
+        web_searches=searches.asked_of_chat(fields),
     )
 
 
@@ -80,7 +82,7 @@ def splice_request(
     return body.splice(edits) if edits else body.raw
 
 
-TOOL_COUNTS = ("num_sources_used", "num_server_side_tools_used", "num_search_queries")  # xAI's and Perplexity's own searches
+_TOOL_COUNTS = ("num_sources_used", "num_server_side_tools_used")  # xAI's
 
 
 def read_usage(usage: Mapping[str, Any] | None) -> TokenUsage | None:
@@ -111,6 +113,11 @@ def read_usage(usage: Mapping[str, Any] | None) -> TokenUsage | None:
         audio_in = take_count(details_in.get("audio_tokens"))
         reasoning = take_count(details_out.get("reasoning_tokens"))
         audio_out = take_count(details_out.get("audio_tokens"))
+        searched = (
+            take_count(_mapping(usage.get("server_tool_use")).get("web_search_requests"))
+            or take_count(usage.get("num_search_queries"))  # Perplexity
+            or count_tool_calls(usage, doubts)
+        )
     except UnreadableCount as error:
         return error.usage
     beyond = total - prompt - completion
@@ -129,7 +136,7 @@ def read_usage(usage: Mapping[str, Any] | None) -> TokenUsage | None:
     if cached > prompt:
         doubts.note("usage_cached_beyond_input")
         prompt += cached
-    if any(usage.get(name) for name in TOOL_COUNTS) or _mapping(usage.get("server_tool_use")).get("web_search_requests"):
+    if not searched and any(usage.get(name) for name in _TOOL_COUNTS):
         doubts.note("builtin_tools_unmetered")
     audio_in = min(audio_in, prompt - cached)  # what was heard may be what was cached: each token is in one bucket
     written = min(written, prompt - cached - audio_in)
@@ -143,8 +150,20 @@ def read_usage(usage: Mapping[str, Any] | None) -> TokenUsage | None:
         output_tokens=completion - reasoning - audio_out,
         reasoning_tokens=reasoning,
         audio_output_tokens=audio_out,
+        web_searches=searched,
         doubts=doubts.found,
     )
+
+
+def count_tool_calls(usage: Mapping[str, Any], doubts: Doubts) -> int:
+    """How many searches xAI counts among the calls of its own tools; any other tool that is billed apart is noted. Raises: UnreadableCount."""
+    calls = _mapping(usage.get("server_side_tool_usage_details"))
+    if any(calls.get(name) for name in _OTHER_CALLS):
+        doubts.note("builtin_tools_unmetered")
+    return take_count(calls.get("web_search_calls")) + take_count(calls.get("x_search_calls"))
+
+
+_OTHER_CALLS = ("code_interpreter_calls", "file_search_calls", "document_search_calls", "image_generation_calls")
 
 
 def read_reported_cost(usage: Mapping[str, Any] | None) -> int | None:
@@ -218,6 +237,7 @@ class ChatTap:
     """
 
     __slots__ = ("_held", "_identity", "_splitter", "_wants_usage", "done", "error", "finish_reason", "output_bytes", "raw_usage")
+    web_searches = 0  # the format tells of none before its usage
 
     def __init__(self, *, wants_usage: bool) -> None:
         self._splitter = Splitter()

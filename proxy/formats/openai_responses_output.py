@@ -5,7 +5,9 @@ from typing import Any
 
 from catalog.usage import TokenUsage
 from proxy.formats.conversation import AnyItem, Audio, Echo, Image, Reasoning, Refusal, ServerTool, Stop, Text, ToolCall, Unknown
+from proxy.formats.openai_chat import count_tool_calls
 from proxy.formats.openai_responses_items import NAME, dicts_of, item_id, mapping_of, original_call, text_of
+from proxy.formats.searches import is_response_search
 from proxy.formats.tool_names import renamed_tools
 from proxy.formats.usage_reading import Doubts, UnreadableCount, take_count
 
@@ -189,13 +191,13 @@ def render_stop(stop: Stop | None, raw_stop: str) -> dict[str, Any]:
             return {"status": status, "error": None, "incomplete_details": None}
 
 
-_BILLED_TOOLS = ("web_search_call", "file_search_call", "code_interpreter_call", "image_generation_call")
+_BILLED_TOOLS = ("file_search_call", "code_interpreter_call", "image_generation_call")
 _TOOL_COUNTS = ("num_sources_used", "num_server_side_tools_used")  # xAI's
 
 
 def read_usage(usage: Any, output: Any = None) -> TokenUsage | None:
     """Turn a `usage` object into disjoint buckets; None when there is none. What it breaks is among its doubts.
-    `output` are the answer's items: tools that the provider ran itself are billed apart.
+    `output` are the answer's items: searches are counted there (xAI counts them itself), other tools that are billed apart are noted.
 
     Input contains what was cached and written to the cache, output contains reasoning. Those who count otherwise show it: cached beyond the
     input, reasoning beyond the output, a total beyond both.
@@ -203,7 +205,8 @@ def read_usage(usage: Any, output: Any = None) -> TokenUsage | None:
     if not isinstance(usage, dict) or (usage.get("input_tokens") is None and usage.get("output_tokens") is None):
         return None
     details_in, details_out = mapping_of(usage.get("input_tokens_details")), mapping_of(usage.get("output_tokens_details"))
-    lifetimes = mapping_of(details_in.get("cache_write_tokens_details"))
+    lifetimes, items = mapping_of(details_in.get("cache_write_tokens_details")), dicts_of(output)
+    doubts = Doubts()
     try:
         given = take_count(usage.get("input_tokens"))
         produced = take_count(usage.get("output_tokens"))
@@ -214,6 +217,7 @@ def read_usage(usage: Any, output: Any = None) -> TokenUsage | None:
         heard = take_count(details_in.get("audio_tokens"))
         reasoning = take_count(details_out.get("reasoning_tokens"))
         spoken = take_count(details_out.get("audio_tokens"))
+        searched = count_tool_calls(usage, doubts) or sum(map(is_response_search, items))
     except UnreadableCount as error:
         return error.usage
     beyond = total - given - produced
@@ -222,14 +226,13 @@ def read_usage(usage: Any, output: Any = None) -> TokenUsage | None:
     elif beyond > 0 and reasoning == 0:
         reasoning = beyond
         produced += beyond
-    doubts = Doubts()
     doubts.expect("usage_total_mismatch", holds=total == given + produced)
     doubts.expect("usage_audio_beyond_input", holds=heard <= given)
     doubts.expect("usage_audio_beyond_output", holds=spoken <= produced)
     doubts.expect("usage_reasoning_beyond_output", holds=reasoning <= produced)
     doubts.expect("usage_cache_write_beyond_input", holds=written <= given)
     doubts.expect("usage_cache_write_split_mismatch", holds=written_long <= written)
-    if any(usage.get(name) for name in _TOOL_COUNTS) or any(item.get("type") in _BILLED_TOOLS for item in dicts_of(output)):
+    if any(item.get("type") in _BILLED_TOOLS for item in items) or (not searched and any(usage.get(name) for name in _TOOL_COUNTS)):
         doubts.note("builtin_tools_unmetered")
     if cached > given:
         doubts.note("usage_cached_beyond_input")
@@ -248,6 +251,7 @@ def read_usage(usage: Any, output: Any = None) -> TokenUsage | None:
         output_tokens=produced - reasoning - spoken,
         reasoning_tokens=reasoning,
         audio_output_tokens=spoken,
+        web_searches=searched,
         doubts=doubts.found,
     )
 

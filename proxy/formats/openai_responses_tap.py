@@ -20,6 +20,7 @@ from proxy.sse import Splitter
 _SPECIAL = re.compile(rb'"type"\s*:\s*"(?:response\.(?:completed|incomplete|failed)|error)"|"error"\s*:\s*[{"]|\[DONE\]')
 _DELTA = re.compile(rb'"delta"\s*:\s*"([^"\\]*+(?:\\.[^"\\]*+)*+)"')
 _CREATED = re.compile(rb'"type"\s*:\s*"response\.created"')
+_SEARCHED = re.compile(rb'"type"\s*:\s*"response\.web_search_call\.completed"')
 _SEQUENCE = re.compile(rb'"sequence_number"\s*:\s*(\d{1,15})')
 
 
@@ -40,6 +41,7 @@ class ResponsesTap:
         "error",
         "finish_reason",
         "output_bytes",
+        "web_searches",
     )
 
     def __init__(self) -> None:
@@ -51,6 +53,7 @@ class ResponsesTap:
         self._usage_json: Mapping[str, Any] | None = None
         self.finish_reason = ""
         self.output_bytes = 0
+        self.web_searches = 0
         self.done = False
         self.error: Any = None
 
@@ -125,6 +128,8 @@ class ResponsesTap:
         self._forwarded = block
         for text in _DELTA.findall(block):
             self.output_bytes += len(text)
+        if b"web_search_call" in block:
+            self.web_searches += len(_SEARCHED.findall(block))
 
     def _ends(self, event: bytes) -> bool:
         """Take an event that may be the last; whether it is."""

@@ -19,14 +19,25 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 PAIRS = tuple(
     zip(
         BUCKETS,
-        ("input", "cached_input", "cache_write", "cache_write_1h", "audio_input", "output", "reasoning", "audio_output", "image"),
+        (
+            "input",
+            "cached_input",
+            "cache_write",
+            "cache_write_1h",
+            "audio_input",
+            "output",
+            "reasoning",
+            "audio_output",
+            "image",
+            "web_search",
+        ),
         strict=True,
     )
 )
 rate = st.integers(0, 10**12)
-rates = st.builds(Rates, *[rate] * 10)
+rates = st.builds(Rates, *[rate] * 11)
 counts = st.integers(0, 5_000_000)
-usages = st.builds(TokenUsage, *[counts] * 9)
+usages = st.builds(TokenUsage, *[counts] * 10)
 markups = st.integers(0, 1_000_000)
 
 
@@ -120,19 +131,25 @@ def test_more_never_costs_less_within_a_tier(price: Price, usage: TokenUsage, bu
 
 @given(prices(), usages)
 def test_the_worst_case_is_never_exceeded(price: Price, usage: TokenUsage) -> None:
-    bound = worst_case(price, input_tokens=usage.total_input_tokens, output_tokens=usage.total_output_tokens, images=usage.images)
+    bound = worst_case(
+        price,
+        input_tokens=usage.total_input_tokens,
+        output_tokens=usage.total_output_tokens,
+        images=usage.images,
+        web_searches=usage.web_searches,
+    )
     assert pricing.cost(price, usage) <= bound
 
 
-@given(prices(), st.integers(0, 1_000_000), st.integers(0, 10**15))
-def test_affordable_output_fits_and_one_token_more_does_not(price: Price, input_tokens: int, budget: int) -> None:
-    fits = affordable_output(price, input_tokens=input_tokens, budget=budget)
+@given(prices(), st.integers(0, 1_000_000), st.integers(0, 100), st.integers(0, 10**15))
+def test_affordable_output_fits_and_one_token_more_does_not(price: Price, input_tokens: int, searches: int, budget: int) -> None:
+    fits = affordable_output(price, input_tokens=input_tokens, budget=budget, web_searches=searches)
     chosen = rates_for(price, input_tokens)
     one_tier = Price(1, NOON, chosen, None, None, price.markup_ppm)
     if fits:
-        assert worst_case(one_tier, input_tokens=input_tokens, output_tokens=fits) <= budget
+        assert worst_case(one_tier, input_tokens=input_tokens, output_tokens=fits, web_searches=searches) <= budget
     if max(chosen.output, chosen.reasoning, chosen.audio_output):
-        assert worst_case(one_tier, input_tokens=input_tokens, output_tokens=fits + 1) > budget
+        assert worst_case(one_tier, input_tokens=input_tokens, output_tokens=fits + 1, web_searches=searches) > budget
 
 
 @given(prices(), usages)

@@ -17,7 +17,7 @@ BOUGHT = [path for path in FILES if path.name not in OURS]
 KINDS = {"openai", "anthropic", "google", "azure", "deepseek", "openrouter", "xai", "zai", "mistral", "groq", "custom", "demo"}
 FORMATS = {"chat", "responses", "messages", "gemini"}
 CAPABILITIES = {"tools", "vision", "audio_in", "files", "json_object", "json_schema", "reasoning"}
-PRICES = {"input", "cached_input", "cache_write", "cache_write_1h", "audio_input", "output", "image", "request"}
+PRICES = {"input", "cached_input", "cache_write", "cache_write_1h", "audio_input", "output", "image", "web_search", "request"}
 MODEL_FIELDS = {"slug", "kind", "context", "max_output", "capabilities", "prices", "long_prompt", "routes"}
 NANO = 1_000_000_000
 
@@ -161,7 +161,7 @@ def test_a_long_prompt_is_reachable_costs_more_and_prices_the_same_buckets() -> 
     assert tiered
     for model in tiered:
         assert 0 < model["long_prompt"]["above"] < model["context"], model["slug"]
-        assert set(model["long_prompt"]["prices"]) == set(model["prices"]), model["slug"]
+        assert set(model["long_prompt"]["prices"]) == set(model["prices"]) - {"web_search"}, model["slug"]
         for name, value in model["long_prompt"]["prices"].items():
             assert Decimal(value) > Decimal(model["prices"][name]), f"{model['slug']} {name}"
 
@@ -219,7 +219,14 @@ def test_prices_that_change_with_the_hour_are_written_at_their_dearest() -> None
 def test_a_well_known_model_reads_as_its_price_page_does() -> None:
     anthropic = {model["slug"]: model for model in read(SEEDS / "anthropic.yaml")["models"]}
     haiku = anthropic["anthropic/claude-haiku-5-5"]
-    assert haiku["prices"] == {"input": "0.1", "cached_input": "0.01", "cache_write": "0.125", "cache_write_1h": "0.2", "output": "0.5"}
+    assert haiku["prices"] == {
+        "input": "0.1",
+        "cached_input": "0.01",
+        "cache_write": "0.125",
+        "cache_write_1h": "0.2",
+        "output": "0.5",
+        "web_search": "0.01",  # ten dollars a thousand
+    }
     assert haiku["long_prompt"] == {
         "above": 100_000,
         "prices": {"input": "0.5", "cached_input": "0.05", "cache_write": "0.625", "cache_write_1h": "1", "output": "2.5"},

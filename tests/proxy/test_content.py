@@ -215,7 +215,7 @@ def test_an_answer_does_not_wait_for_its_content_to_be_written(gateway: Gateway,
 
 
 def ask_of() -> Ask:
-    return Ask(uuid7(time.time_ns() // 1_000_000), "chat", "chat", False, 1, 1, None, 1, 0, "", None, timezone.now(), 0.0)
+    return Ask(uuid7(time.time_ns() // 1_000_000), "chat", "chat", False, 1, 1, None, 1, 0, 0, "", None, timezone.now(), 0.0)
 
 
 def dropped(reason: str) -> float:

@@ -19,7 +19,7 @@ READERS: dict[str, Callable[[Any], TokenUsage | None]] = {
 }
 SPLIT = {"ephemeral_5m_input_tokens": 1, "ephemeral_1h_input_tokens": 1}
 ROUND = {"input_tokens": 1, "output_tokens": 1}
-SEARCHED = {"server_tool_use": {"web_search_requests": 2}}
+RAN_CODE = {"server_tool_use": {"code_execution_requests": 2}}
 
 
 def chat(**more: Any) -> tuple[str, dict[str, Any]]:
@@ -51,14 +51,14 @@ BROKEN: list[tuple[tuple[str, dict[str, Any]], tuple[str, ...], tuple[int, ...]]
     (chat(completion_tokens_details={"reasoning_tokens": 6}), ("usage_reasoning_beyond_output",), (10, 0, 0, 0, 5, 0)),
     (chat(completion_tokens_details={"audio_tokens": 6}), ("usage_audio_beyond_output",), (10, 0, 0, 0, 0, 5)),
     (chat(num_sources_used=3), ("builtin_tools_unmetered",), (10, 0, 0, 5, 0, 0)),
-    (chat(**SEARCHED), ("builtin_tools_unmetered",), (10, 0, 0, 5, 0, 0)),
+    (chat(server_side_tool_usage_details={"code_interpreter_calls": 1}), ("builtin_tools_unmetered",), (10, 0, 0, 5, 0, 0)),
     (responses(total_tokens=3), ("usage_total_mismatch",), (10, 0, 0, 5, 0, 0)),
     (responses(input_tokens_details={"cached_tokens": 11}), ("usage_cached_beyond_input",), (10, 11, 0, 5, 0, 0)),
     (responses(output_tokens_details={"reasoning_tokens": 6}), ("usage_reasoning_beyond_output",), (10, 0, 0, 0, 5, 0)),
     (messages(output_tokens_details={"thinking_tokens": 6}), ("usage_reasoning_beyond_output",), (10, 0, 0, 0, 5, 0)),
     (messages(cache_creation_input_tokens=3, cache_creation=SPLIT), ("usage_cache_write_split_mismatch",), (10, 0, 0, 5, 0, 0)),
     (messages(iterations=[ROUND]), ("usage_iterations_mismatch",), (10, 0, 0, 5, 0, 0)),
-    (messages(**SEARCHED), ("builtin_tools_unmetered",), (10, 0, 0, 5, 0, 0)),
+    (messages(**RAN_CODE), ("builtin_tools_unmetered",), (10, 0, 0, 5, 0, 0)),
     (gemini(totalTokenCount=99), ("usage_total_mismatch",), (10, 0, 0, 5, 0, 0)),
     (gemini(cachedContentTokenCount=11), ("usage_cached_beyond_input",), (10, 11, 0, 5, 0, 0)),
     (gemini(promptTokensDetails=heard(11)), ("usage_audio_beyond_input",), (0, 0, 10, 5, 0, 0)),
@@ -109,9 +109,9 @@ def test_what_is_no_count_makes_the_whole_worthless(said: tuple[str, dict[str, A
     assert usage.doubts == (flag,)
 
 
-def test_the_searches_of_a_responses_model_are_seen_in_its_items() -> None:
+def test_the_other_tools_of_a_responses_model_are_seen_in_its_items() -> None:
     _, usage = responses()
-    found = openai_responses_output.read_usage(usage, [{"type": "web_search_call", "id": "ws_1"}, {"type": "message"}])
+    found = openai_responses_output.read_usage(usage, [{"type": "file_search_call", "id": "fs_1"}, {"type": "message"}])
     assert found is not None
     assert found.doubts == ("builtin_tools_unmetered",)
 

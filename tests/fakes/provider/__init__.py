@@ -24,7 +24,7 @@ fault:<name>[;knobs]             one of the faults below
 Knobs of an answer (chat, hold, gate, flaky, and most faults)
     text=N words · say=<literal text> · think=N words of visible reasoning · reasoning=N hidden reasoning tokens ·
     prompt_tokens= · completion_tokens= · cached= · cache_write= · finish=stop|length|tool_calls|content_filter|<anything> ·
-    tools=N|name,name (N calls of the tools offered) · n= choices · model= name stated in the answer ·
+    tools=N|name,name (N calls of the tools offered) · searches=N of the web, run by the provider itself · n= choices · model= name stated in the answer ·
     usage=final (a chat stream states counts only when stream_options.include_usage asks) | always | inline (on the finish chunk) | none ·
     delay_ms before the first byte · gap_ms between events.
     Without counts given: prompt = words of the conversation (at least 1), completion = words said + 5 a tool call + reasoning, times n.

@@ -11,7 +11,7 @@ USAGE_MODES = ("none", "inline", "final", "always")
 TOOL_WORDS = 5
 ANSWER_KNOBS = (
     "text", "say", "think", "reasoning", "prompt_tokens", "completion_tokens", "cached", "cache_write", "finish", "usage",
-    "delay_ms", "gap_ms", "tools", "n", "model", "chunks",
+    "delay_ms", "gap_ms", "tools", "searches", "n", "model", "chunks",
 )  # fmt: skip
 
 
@@ -48,6 +48,7 @@ class Answer:
     text: str
     thinking: str
     tools: tuple[ToolUse, ...]
+    searches: tuple[str, ...]
     finish: str
     usage: Usage | None
     usage_mode: str
@@ -96,6 +97,7 @@ def compose(ask: Ask, knobs: Knobs, number: int, *, text: str | None = None, usa
         text=said,
         thinking=thinking,
         tools=tools,
+        searches=tuple(f"query {position}" for position in range(1, knobs.number("searches", 0) + 1)),
         finish=finish,
         usage=None if mode == "none" else stated,
         usage_mode=mode,

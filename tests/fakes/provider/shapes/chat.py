@@ -9,8 +9,10 @@ from tests.fakes.provider.asking import Ask
 from tests.fakes.provider.shapes.event import Event, Part, event
 
 
-def usage(counts: Usage) -> dict[str, Any]:
+def usage(counts: Usage, searches: tuple[str, ...]) -> dict[str, Any]:
+    """State counts as OpenAI does, and searches as OpenRouter does: OpenAI itself states none here."""
     return {
+        **({"server_tool_use": {"web_search_requests": len(searches)}} if searches else {}),
         "prompt_tokens": counts.prompt,
         "completion_tokens": counts.completion,
         "total_tokens": counts.total,
@@ -32,7 +34,7 @@ def whole(answer: Answer) -> dict[str, Any]:
         ],
     }
     if answer.usage:
-        body["usage"] = usage(answer.usage)
+        body["usage"] = usage(answer.usage, answer.searches)
     return body
 
 
@@ -62,10 +64,10 @@ def events(answer: Answer, ask: Ask) -> list[Event]:
                 chunk(Part.CONTENT, index, {"tool_calls": [{"index": position, "function": {"arguments": half}}]})
                 for half in (arguments[:6], arguments[6:])
             ]
-    inline = {"usage": usage(answer.usage)} if answer.usage and answer.usage_mode == "inline" else {}
+    inline = {"usage": usage(answer.usage, answer.searches)} if answer.usage and answer.usage_mode == "inline" else {}
     stream += [chunk(Part.FINISH, index, {}, answer.finish, **(inline if index == answer.choices - 1 else {})) for index in choices]
     if last and answer.usage:
-        stream.append(event(Part.USAGE, {**frame, "choices": [], "usage": usage(answer.usage)}))
+        stream.append(event(Part.USAGE, {**frame, "choices": [], "usage": usage(answer.usage, answer.searches)}))
     stream.append(Event(Part.DONE, b"data: [DONE]\n\n"))
     return stream
 

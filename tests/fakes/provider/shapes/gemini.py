@@ -45,6 +45,8 @@ def _chunk(answer: Answer, parts: list[dict[str, Any]], finish: str | None, *, c
     candidate: dict[str, Any] = {"content": {"role": "model", "parts": parts}, "index": 0}
     if finish:
         candidate["finishReason"] = finish
+    if finish and answer.searches:
+        candidate["groundingMetadata"] = {"webSearchQueries": ["", *answer.searches]}
     body: dict[str, Any] = {"candidates": [candidate], "modelVersion": answer.model, "responseId": f"fake{answer.number}"}
     if counted and answer.usage:
         body["usageMetadata"] = usage(answer.usage)

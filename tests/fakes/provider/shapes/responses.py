@@ -57,6 +57,9 @@ def events(answer: Answer) -> list[Event]:
             stream += [named(Part.CONTENT, "response.output_text.delta", **inside, delta=piece, logprobs=[]) for piece in answer.pieces]
             stream.append(named(Part.CONTENT, "response.output_text.done", **inside, text=answer.text, logprobs=[]))
             stream.append(named(Part.CONTENT, "response.content_part.done", **inside, part=part))
+        elif item["type"] == "web_search_call":
+            moments = ("in_progress", "searching", "completed")
+            stream += [named(Part.CONTENT, f"response.web_search_call.{moment}", **place) for moment in moments]
         elif item["type"] == "function_call":
             halves = (item["arguments"][:6], item["arguments"][6:])
             stream += [named(Part.CONTENT, "response.function_call_arguments.delta", **place, delta=half) for half in halves]
@@ -91,6 +94,15 @@ def _items(answer: Answer) -> list[dict[str, Any]]:
     if answer.thinking:
         summary = [{"type": "summary_text", "text": answer.thinking}]
         items.append({"type": "reasoning", "id": f"rs_fake{answer.number}", "status": "completed", "summary": summary})
+    items += [
+        {
+            "type": "web_search_call",
+            "id": f"ws_fake{answer.number}_{position}",
+            "status": "completed",
+            "action": {"type": "search", "query": query},
+        }
+        for position, query in enumerate(answer.searches)
+    ]
     if answer.text:
         content = [{"type": "output_text", "text": answer.text, "annotations": [], "logprobs": []}]
         items.append({"type": "message", "id": f"msg_fake{answer.number}", "status": "completed", "role": "assistant", "content": content})
