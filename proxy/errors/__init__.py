@@ -83,7 +83,7 @@ def describe(condition: BaseException) -> Problem:
     headers = tuple(more.get("headers", ()))
     if isinstance(condition, failures.Unanswered) and condition.attempts:
         headers += (("x-gateway-attempts", str(condition.attempts)),)
-        if condition.attempts > 1 and entry.status in (502, 503):
+        if condition.attempts > 1 and entry.status in (502, 503, 504) and NO_RETRY[0] not in headers:
             headers += NO_RETRY  # every route was tried: the SDKs' own retries would only multiply the load
     return Problem(
         status=more.get("status", entry.status),

@@ -12,9 +12,9 @@ from proxy.idempotency import IdempotencyUnavailable
 from proxy.response_store import ResponseNotStored
 
 
-def _retry_unless_all_were_tried(failure: failures.Unanswered) -> Mapping[str, Any]:
-    """SDKs send a failed request up to three times; where several routes were tried already, that would only multiply the load."""
-    return {"headers": NO_RETRY} if failure.attempts > 1 else {}
+def _needs_the_operator(_: Exception) -> Mapping[str, Any]:
+    """What a person has to mend is not mended between two tries: some clients would go on for minutes before they show it."""
+    return {"headers": NO_RETRY}
 
 
 ROWS: dict[type[Exception], Entry] = {
@@ -36,7 +36,6 @@ ROWS: dict[type[Exception], Entry] = {
         "The model's provider failed; nothing was charged.",
         "Retry with a back-off.",
         lambda _: "The model's provider returned an error. Nothing was charged.",
-        _retry_unless_all_were_tried,
     ),
     failures.BrokenAnswer: Entry(
         502,
@@ -46,7 +45,6 @@ ROWS: dict[type[Exception], Entry] = {
         "The provider's answer was cut or unreadable.",
         "Retry with a back-off.",
         lambda _: "The model's provider returned an unusable answer. You are charged only for what was delivered.",
-        _retry_unless_all_were_tried,
     ),
     failures.CannotConnect: Entry(
         502,
@@ -56,7 +54,6 @@ ROWS: dict[type[Exception], Entry] = {
         "The model's provider cannot be reached.",
         "Retry with a back-off.",
         lambda _: "The model's provider cannot be reached. Nothing was charged.",
-        _retry_unless_all_were_tried,
     ),
     failures.ProviderKeyRefused: Entry(
         503,
@@ -64,8 +61,9 @@ ROWS: dict[type[Exception], Entry] = {
         "no_available_provider",
         "SERVICE_UNAVAILABLE",
         "No provider of the model can be used now.",
-        "Retry later; the operator is told.",
+        "Use another model, or come back later; the operator is told.",
         lambda _: "No provider of this model is available right now.",
+        _needs_the_operator,
     ),
     failures.NoRoute: Entry(
         503,
@@ -73,8 +71,9 @@ ROWS: dict[type[Exception], Entry] = {
         "no_available_provider",
         "SERVICE_UNAVAILABLE",
         "No provider of the model can be used now.",
-        "Retry later; the operator is told.",
+        "Use another model, or come back later; the operator is told.",
         lambda e: f"No provider of the model '{e.model}' is available right now.",
+        _needs_the_operator,
     ),
     ResponseNotStored: Entry(
         503,
@@ -144,7 +143,6 @@ ROWS: dict[type[Exception], Entry] = {
         "The provider was silent for too long.",
         "Retry; stream long answers.",
         lambda _: "The model's provider did not answer in time. You are charged only for what was delivered.",
-        _retry_unless_all_were_tried,
     ),
 }
 INTERNAL = Entry(500, SERVER, "internal_error", "INTERNAL_ERROR", "The gateway itself failed; nothing was charged beyond what was delivered.",

@@ -311,6 +311,16 @@ def test_a_model_with_nobody_to_serve_it_is_unavailable(gateway: Gateway, client
     with pytest.raises(openai.InternalServerError) as caught:
         client.chat.completions.create(model=orphan, messages=HELLO)
     assert (caught.value.status_code, caught.value.code) == (503, "no_available_provider")
+    assert caught.value.response.headers["x-should-retry"] == "false"
+
+
+def test_a_provider_that_refuses_the_operators_key_is_not_asked_again(
+    gateway: Gateway, customer: Customer, provider: FakeProvider, new_model: Callable[..., str]
+) -> None:
+    upstream = f"fault:status-401;message={uuid.uuid4().hex}"
+    with openai.OpenAI(base_url=gateway.base_url, api_key=customer.secret, max_retries=2) as sdk, pytest.raises(openai.InternalServerError):
+        sdk.chat.completions.create(model=new_model(upstream), messages=HELLO)
+    assert len([request for request in provider.requests if request.model == upstream]) == 1
 
 
 @pytest.mark.parametrize("upstream", ["fault:error-event-midstream", "fault:drop-midstream", "fault:no-done"])
