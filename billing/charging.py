@@ -5,7 +5,7 @@
 | the provider said what it used | that | `metered` |
 | it ended well but the provider gave no (believable) usage | our own count | `estimated` |
 | cut, aborted or stopped after output | input and what was delivered, never above the hold | `delivered` |
-| no output token and no finish reason, or an error | nothing | `no_output` |
+| no output token, no search and no finish reason, or an error | nothing | `no_output` |
 | a test key | nothing | `test_key` |
 | one of a model's free requests of the day | nothing | `free` |
 """
@@ -72,7 +72,7 @@ def decide(happened: Happened, price: pricing.Price, *, hold_amount: int, is_fre
 
 
 def _is_empty(happened: Happened, usage: TokenUsage) -> bool:
-    if usage.images:
+    if usage.images or usage.web_searches:
         return False
     if happened.status == "error" and happened.reported is None:
         return True

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, fields
 
 LARGEST_COUNT = 1_000_000_000  # no request of today comes near; a provider that says more is not believed
+MOST_SEARCHES = 10_000
 
 # What a provider's count may break, by the name that the request's record is flagged with. These make a usage worthless ...
 UNREADABLE = ("usage_not_a_count", "usage_negative", "usage_too_large")
@@ -55,7 +56,9 @@ class TokenUsage:
 
     def is_sane(self) -> bool:
         """Whether every count is a believable one: a whole number, never negative, never beyond what a request can hold."""
-        return not any(doubt in UNREADABLE for doubt in self.doubts) and all(0 <= getattr(self, name) <= LARGEST_COUNT for name in BUCKETS)
+        return not any(doubt in UNREADABLE for doubt in self.doubts) and (
+            all(0 <= getattr(self, name) <= LARGEST_COUNT for name in BUCKETS) and self.web_searches <= MOST_SEARCHES
+        )
 
 
 BUCKETS = tuple(bucket.name for bucket in fields(TokenUsage) if bucket.name != "doubts")

@@ -20,6 +20,7 @@ from gateway_site import metrics
 from keys import budgets
 from keys.authentication import KeyGrant, WrongKeyKind
 from proxy.errors import CostAboveMaximum, EndpointNotAllowed, ModelNotAllowed
+from proxy.formats.searches import TOKENS_EACH
 from proxy.limit_checks import DAY_SECONDS
 from proxy.rate_limits import Allowance, FreeLimitReached, Limit, RateLimited, Reading
 
@@ -49,6 +50,10 @@ class Ask:
     started_at: datetime
     clock: float
     show: Callable[[Reading], None] = lambda _: None  # is told what the limits leave, whether the request is let in or not
+
+    def input_after(self, searches: int) -> int:
+        """The most tokens of input when the provider has searched so often: what it finds is read too."""
+        return max(self.input_bound, self.input_estimate + TOKENS_EACH * searches) if searches else self.input_bound
 
 
 class Ticket:
@@ -242,7 +247,7 @@ async def admit(engine: "Engine", ask: Ask, grant: KeyGrant, terms: PlanTerms, m
 
     Raises: WrongKeyKind, EndpointNotAllowed, ModelNotAllowed, CostAboveMaximum, RateLimited, FreeLimitReached, and what `HoldDesk.place` raises.
     """
-    ticket = await _admit(engine, ask, grant, terms, model, price, allowance_of(grant, model, price))
+    ticket = await _admit(engine, ask, grant, terms, model, price, allowance_of(ask, grant, model, price))
     try:
         await _place(engine, ticket)
     except (holds.InsufficientBalance, CostAboveMaximum) as error:
@@ -264,13 +269,16 @@ async def admit_free(engine: "Engine", ask: Ask, grant: KeyGrant, terms: PlanTer
     return await _admit(engine, ask, grant, terms, model, price, None)
 
 
-def allowance_of(grant: KeyGrant, model: ModelEntry, price: pricing.Price) -> Allowance | None:
-    """The model's free requests as this key may use them; None where it has none. A test key uses none of them: it pays nothing anyway."""
+def allowance_of(ask: Ask, grant: KeyGrant, model: ModelEntry, price: pricing.Price) -> Allowance | None:
+    """The model's free requests as this key may use them; None where it has none. A test key uses none of them: it pays nothing anyway.
+
+    A request that may run searches which have a price is none of them: what is free is what the model itself does.
+    """
     cap = model.free_daily_requests
-    if cap is None or grant.is_test:
+    if cap is None or grant.is_test or (ask.web_searches and price.rates.web_search):
         return None
     share = min(cap, max(1, int(cap * settings.FREE_SHARE_PER_ACCOUNT)))
-    has_price = pricing.worst_case(price, input_tokens=1, output_tokens=1, images=1) > 0
+    has_price = pricing.worst_case(price, input_tokens=1, output_tokens=1, images=1, web_searches=1) > 0
     return Allowance(model.id, model.slug, cap, share, or_pays=has_price)
 
 
@@ -359,7 +367,7 @@ async def switch(engine: "Engine", ticket: Ticket, model: ModelEntry, price: pri
     """
     check_scopes(ticket.ask.endpoint, ticket.grant, ticket.terms, model)
     ask = replace(ticket.ask, input_bound=input_bound)
-    free, free_day = allowance_of(ticket.grant, model, price), 0
+    free, free_day = allowance_of(ask, ticket.grant, model, price), 0
     if free is not None:
         account, now = ticket.grant.account_id, ask.started_at.timestamp()
         reading = await engine.limiter.admit(account=account, request_id=str(ask.request_id), limits=[], now=now, max_seconds=0, free=free)
@@ -400,13 +408,17 @@ def _need(ask: Ask, model: ModelEntry, price: pricing.Price, *, costs_nothing: b
     least_each = wanted_each if ask.images else min(wanted_each, SMALLEST_ANSWER_TOKENS)  # there is no such thing as a shorter picture
     first_each = min(wanted_each, model.usual_output) if ask.stream else wanted_each
 
-    def worst_case(output_each: int, web_searches: int) -> int:
+    def worst_case(output_each: int, searches: int) -> int:
         return pricing.worst_case(
-            price, input_tokens=ask.input_bound, output_tokens=output_each * ask.choices, images=ask.images, web_searches=web_searches
+            price,
+            input_tokens=ask.input_after(searches),
+            output_tokens=output_each * ask.choices,
+            images=ask.images,
+            web_searches=searches,
         )
 
-    # Most requests that bring a search tool never use it: a wallet that can pay for one search may begin.
-    least = worst_case(least_each, min(ask.web_searches, 1))
+    # Of a stream the searches are seen as they go by, and it is ended where nothing more can be held. Of anything else they are seen afterwards.
+    least = worst_case(least_each, min(ask.web_searches, 1) if ask.stream else ask.web_searches)
     need = _Need(worst_case(first_each, ask.web_searches), least, asked_each, wanted_each)
     if ask.max_cost is not None and (worst := worst_case(wanted_each, ask.web_searches)) > ask.max_cost:
         raise CostAboveMaximum(needed=max(worst, need.least), maximum=ask.max_cost)
@@ -448,9 +460,8 @@ def _set_output_limit(ticket: Ticket, need: _Need) -> None:
     ask = ticket.ask
     ticket.output_limit = need.wanted_each
     if not ask.stream and ticket.held < need.amount:
-        left = pricing.affordable_output(
-            ticket.price, input_tokens=ask.input_bound, budget=ticket.held, web_searches=min(ask.web_searches, 1)
-        )
+        searches = ask.web_searches
+        left = pricing.affordable_output(ticket.price, input_tokens=ask.input_after(searches), budget=ticket.held, web_searches=searches)
         affordable = left // ask.choices
         ticket.output_limit = min(need.wanted_each, max(1, affordable))
     ticket.clamped = ticket.output_limit < need.asked_each

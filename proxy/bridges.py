@@ -9,6 +9,7 @@ from catalog.usage import TokenUsage
 from proxy.formats.base import NotAnAnswer, StreamParser
 from proxy.formats.conversation import (
     Answer,
+    AnyItem,
     CannotParse,
     Closed,
     Delta,
@@ -29,6 +30,7 @@ from proxy.formats.conversation import (
     ToolCall,
 )
 from proxy.formats.costs import cost_fields
+from proxy.formats.searches import is_messages_search, is_response_search
 
 
 class Renderer(Protocol):
@@ -42,8 +44,6 @@ class Renderer(Protocol):
         """The error frame of the format."""
         ...
 
-
-SEARCHES = ("web_search_call", "web_search_tool_result")  # by OpenAI, by Anthropic
 
 Wrap = Callable[[Event], Event]
 Check = Callable[[bytes], None]
@@ -142,8 +142,7 @@ class BridgeTap:
                 case Started():  # what it says of tokens is only the input and the first of the output: no usage to bill by
                     out.append(self._renderer.feed(event))
                 case Opened() | Closed():
-                    if isinstance(event, Opened) and isinstance(event.item, ServerTool) and event.item.kind in SEARCHES:
-                        self.web_searches += 1
+                    self.web_searches += isinstance(event, Closed) and _is_search(event.item)
                     out.append(self._renderer.feed(self._wrap(event)))
                 case Pinged():
                     pass  # keep-alives are the gateway's own
@@ -156,7 +155,7 @@ class BridgeTap:
 class BridgeWhole:
     """An answer in one piece on its way through the hub."""
 
-    __slots__ = ("_answer", "_echo", "_render", "finish_reason", "output_bytes", "reported_cost", "usage")
+    __slots__ = ("_answer", "_echo", "_render", "finish_reason", "output_bytes", "reported_cost", "usage", "web_searches")
 
     def __init__(
         self,
@@ -187,6 +186,7 @@ class BridgeWhole:
         self.reported_cost: int | None = None
         self.finish_reason = answer.raw_stop or (answer.stop.value if answer.stop is not None else "")
         self.output_bytes = sum(_size(item) for item in answer.items)
+        self.web_searches = sum(map(_is_search, answer.items))
 
     def render(self, *, estimate: TokenUsage, cost: int, upstream_cost: int) -> bytes:
         """The answer in the client's format."""
@@ -196,6 +196,10 @@ class BridgeWhole:
         if isinstance(usage, dict):
             usage.update(cost_fields(cost=cost, upstream_cost=upstream_cost))
         return orjson.dumps(fields)
+
+
+def _is_search(item: AnyItem) -> bool:
+    return isinstance(item, ServerTool) and (is_response_search(item.raw) or is_messages_search(item.raw))
 
 
 def believable(reported: TokenUsage | None, estimate: TokenUsage) -> TokenUsage:

@@ -45,7 +45,7 @@ def _show(ask: Ask, model: ModelEntry, price: pricing.Price) -> dict[str, Any]:
     limit = min(model.max_output if ask.output_limit is None else ask.output_limit, model.max_output) * ask.choices
     usual = min(limit, model.usual_output * ask.choices)
     output = 0 if model.kind in ("embedding", "image") else 1
-    asked = {"input_tokens": ask.input_bound, "images": ask.images, "web_searches": ask.web_searches}
+    asked = {"input_tokens": ask.input_after(ask.web_searches), "images": ask.images, "web_searches": ask.web_searches}
     worst = pricing.worst_case(price, output_tokens=limit * output, **asked)
     first = pricing.worst_case(price, output_tokens=usual * output, **asked)
     typical = TokenUsage(input_tokens=ask.input_estimate, output_tokens=usual * output, images=ask.images)
@@ -56,7 +56,7 @@ def _show(ask: Ask, model: ModelEntry, price: pricing.Price) -> dict[str, Any]:
         "price_version": price.id,
         "tokens": {
             "input": ask.input_estimate,
-            "input_at_most": ask.input_bound,
+            "input_at_most": ask.input_after(ask.web_searches),
             "output": usual * output,
             "output_at_most": limit * output,
         },

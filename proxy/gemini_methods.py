@@ -145,6 +145,7 @@ class MethodWhole:
     """An answer that passes through byte for byte: Google's have no place for a cost."""
 
     __slots__ = ("_raw", "finish_reason", "output_bytes", "reported_cost", "usage")
+    web_searches = 0
 
     def __init__(self, raw: bytes, usage: TokenUsage | None, finish_reason: str) -> None:
         self._raw = raw

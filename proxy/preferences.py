@@ -17,7 +17,7 @@ MOST_MODELS = 5
 MOST_PROVIDERS = 20
 FIELDS = ("order", "only", "ignore", "sort", "max_price", "allow_fallbacks")
 SORTS = ("price", "throughput", "latency")
-MAXIMA = {"prompt": "input", "completion": "output", "request": "request", "image": "image"}
+MAXIMA = {"prompt": "input", "completion": "output", "request": "request", "image": "image", "web_search": "web_search"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -394,6 +394,7 @@ async def _answer_whole(ticket: Ticket, exchange: Exchange, whole: Whole, turn: 
     estimate = TokenUsage(
         input_tokens=ticket.ask.input_estimate,
         output_tokens=-(-whole.output_bytes // BYTES_PER_TOKEN),
+        web_searches=whole.web_searches,
     )
     happened = charging.Happened(whole.usage, estimate, whole.finish_reason, "ok", is_test=ticket.grant.is_test)
     outcome = _outcome(ticket, exchange.candidate, exchange.attempts, reported_cost=whole.reported_cost)

@@ -167,7 +167,7 @@ class GeminiSurface:
 class _GeminiWhole:
     """A whole answer that passes through byte for byte."""
 
-    __slots__ = ("_raw", "finish_reason", "output_bytes", "reported_cost", "usage")
+    __slots__ = ("_raw", "finish_reason", "output_bytes", "reported_cost", "usage", "web_searches")
 
     def __init__(self, raw: bytes) -> None:
         answer = gemini.read_answer(raw)
@@ -176,6 +176,7 @@ class _GeminiWhole:
         self.reported_cost: int | None = None
         self.finish_reason = answer.finish_reason
         self.output_bytes = answer.output_bytes
+        self.web_searches = answer.web_searches
 
     def render(self, *, estimate: TokenUsage, cost: int, upstream_cost: int) -> bytes:
         """The bytes as received: the format has no place for a cost that its SDKs survive."""

@@ -30,6 +30,7 @@ from proxy.formats.anthropic_messages_stream_out import StreamRenderer
 from proxy.formats.base import NotAnAnswer
 from proxy.formats.costs import splice_cost
 from proxy.formats.openai_chat import read_reported_cost, with_cost
+from proxy.formats.searches import is_messages_search
 from proxy.sse import Splitter
 
 __all__ = [
@@ -59,14 +60,14 @@ __all__ = [
 
 
 _SPECIAL = re.compile(rb'"(?:message_start|message_delta|message_stop|error)"')
-_SEARCHED, _NOT_FOUND = b'"web_search_tool_result"', b'"web_search_tool_result_error"'  # a search that failed is free
+_SEARCHED = b'"web_search_tool_result"'
 _OUTPUT = re.compile(rb'"(?:text|thinking|partial_json)"\s*:\s*"([^"\\]*+(?:\\.[^"\\]*+)*+)"')
 
 
 class MessagesWhole:
     """A whole answer, passed through as it came; with `adds_cost` its `usage` is put in anew, with the cost."""
 
-    __slots__ = ("_adds_cost", "_body", "_usage", "finish_reason", "output_bytes", "reported_cost", "usage")
+    __slots__ = ("_adds_cost", "_body", "_usage", "finish_reason", "output_bytes", "reported_cost", "usage", "web_searches")
 
     def __init__(self, raw: bytes, *, adds_cost: bool = False) -> None:
         """Read the answer.
@@ -87,6 +88,7 @@ class MessagesWhole:
         self.reported_cost = read_reported_cost(self._usage)
         self.finish_reason = printable(string_of(fields, "stop_reason"))
         self.output_bytes = sum(_size(block) for block in fields["content"] if isinstance(block, dict))
+        self.web_searches = sum(map(is_messages_search, fields["content"]))
 
     def render(self, *, estimate: TokenUsage, cost: int, upstream_cost: int) -> bytes:
         """The answer as received (costs in nano-USD)."""
@@ -198,7 +200,13 @@ class MessagesTap:
         if not self._answered and b'"tool_use"' in block:
             self._answered = True
         if _SEARCHED in block:
-            self.web_searches += max(0, block.count(_SEARCHED) - block.count(_NOT_FOUND))
+            self._count_searches(block)
+
+    def _count_searches(self, block: bytes) -> None:
+        for event in self._splitter.events(block):
+            fields = parse_object(self._splitter.data_of(event)) if _SEARCHED in event else None
+            if fields is not None and fields.get("type") == "content_block_start":
+                self.web_searches += is_messages_search(fields.get("content_block"))
 
     def _take(self, event: bytes) -> bool:
         """Note what an event says; whether it is to be forwarded now."""

@@ -56,6 +56,7 @@ class Whole(Protocol):
     reported_cost: int | None  # nano-USD, where the provider says what the request cost
     finish_reason: str
     output_bytes: int
+    web_searches: int  # seen in it: what counts when the provider does not say it
 
     def render(self, *, estimate: TokenUsage, cost: int, upstream_cost: int) -> bytes:
         """The bytes to send, with the cost (nano-USD) where the format shows it."""

@@ -82,6 +82,7 @@ class EmbeddingsWhole:
     """An answer, passed through: only its `usage` is put in anew, with the cost, and vectors are encoded where that was asked for."""
 
     __slots__ = ("_body", "_usage", "finish_reason", "output_bytes", "reported_cost", "usage")
+    web_searches = 0
 
     def __init__(self, raw: bytes, *, wants_base64: bool) -> None:
         """Read the answer.

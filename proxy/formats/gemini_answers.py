@@ -31,7 +31,7 @@ from proxy.formats.gemini_parts import METADATA, NAME, Calls, epoch_of, list_of,
 from proxy.formats.gemini_stops import ONLY_PROMPT, read_reason, read_stop, render_reason
 from proxy.formats.gemini_stream_in import StreamParser
 from proxy.formats.gemini_usage import read_usage, render_usage
-from proxy.formats.searches import count_queries
+from proxy.formats.searches import charged_by_google, queries_of
 from proxy.formats.tool_names import client_name, renamed_tools
 
 
@@ -61,7 +61,8 @@ def parse_answer(fields: Any) -> Answer:
         origin=NAME,
     )
     candidate = next((one for one in candidates if one.get("index", 0) == 0), {})
-    answer.usage = read_usage(fields.get("usageMetadata"), web_searches=count_queries(candidate, model=answer.model))
+    searches = charged_by_google(set().union(*map(queries_of, candidates)), model=answer.model)
+    answer.usage = read_usage(fields.get("usageMetadata"), web_searches=searches)
     calls = Calls(answer.id)
     for index, part in enumerate(
         objects_of(object_of(candidate, "content", "candidates[0].").get("parts"), place := "candidates[0].content.parts")

@@ -28,13 +28,26 @@ from proxy.formats.gemini_frames import Frames, data_of, load_object
 from proxy.formats.gemini_parts import METADATA, NAME, Calls, camel_part, dump_json, epoch_of, mapping_of, parse_part
 from proxy.formats.gemini_stops import read_reason, read_stop
 from proxy.formats.gemini_usage import read_usage
-from proxy.formats.searches import count_queries
+from proxy.formats.searches import charged_by_google, queries_of
 
 
 class StreamParser:
     """Turns Gemini's stream, SSE or JSON array, into events."""
 
-    __slots__ = ("_args", "_calls", "_frames", "_has_calls", "_index", "_item", "_metadata", "_searches", "_started", "_stopped", "_usage")
+    __slots__ = (
+        "_args",
+        "_calls",
+        "_frames",
+        "_has_calls",
+        "_index",
+        "_item",
+        "_metadata",
+        "_queries",
+        "_searches",
+        "_started",
+        "_stopped",
+        "_usage",
+    )
 
     def __init__(self) -> None:
         self._frames = Frames()
@@ -47,7 +60,8 @@ class StreamParser:
         self._started = False
         self._stopped = False
         self._usage: Any = None
-        self._searches = 0
+        self._queries: set[str] = set()
+        self._searches = 0  # as last metered
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that are complete now.
@@ -83,11 +97,15 @@ class StreamParser:
         if not self._started:
             self._start(chunk, events)
         candidates = chunk.get("candidates")
-        reason, searches = "", self._searches
+        reason = ""
         message: Any = ""
         if type(candidates) is list:
             for candidate in candidates:
-                if type(candidate) is not dict or candidate.get("index", 0) != 0:
+                if type(candidate) is not dict:
+                    continue
+                if "groundingMetadata" in candidate:
+                    self._queries |= queries_of(candidate)
+                if candidate.get("index", 0) != 0:
                     continue
                 content = candidate.get("content")
                 parts = content.get("parts") if type(content) is dict else None
@@ -98,14 +116,12 @@ class StreamParser:
                 for name in METADATA:
                     if candidate.get(name):
                         self._metadata[name] = candidate[name]
-                if "groundingMetadata" in candidate:
-                    model = chunk.get("modelVersion")
-                    searches = max(searches, count_queries(candidate, model=model if isinstance(model, str) else ""))
                 if "finishReason" in candidate:
                     reason, message = read_reason(candidate["finishReason"]), candidate.get("finishMessage")
         if reason:
             self._close(events)
         usage = chunk.get("usageMetadata") or self._usage
+        searches = charged_by_google(self._queries, model=chunk.get("modelVersion")) if self._queries else 0
         if usage and (usage != self._usage or searches != self._searches):
             self._usage, self._searches = usage, searches
             counted = read_usage(usage, web_searches=searches)

@@ -13,7 +13,7 @@ from proxy.formats.gemini_frames import Frames, data_of, load_object
 from proxy.formats.gemini_parts import SERVER_PARTS, mapping_of, write_json
 from proxy.formats.gemini_stops import read_reason
 from proxy.formats.gemini_usage import read_usage
-from proxy.formats.searches import count_queries
+from proxy.formats.searches import charged_by_google, queries_of
 
 TOKENS_PER_PICTURE = 1290  # made by a model, up to 1024 by 1024 pixels
 BASE64_PER_AUDIO_TOKEN = 2560  # 24 kHz, 16 bits, 25 tokens a second
@@ -30,6 +30,7 @@ class GeminiAnswer:
     usage_json: Mapping[str, Any] | None
     finish_reason: str
     output_bytes: int
+    web_searches: int
 
 
 def read_answer(raw: bytes) -> GeminiAnswer:
@@ -51,7 +52,7 @@ def read_answer(raw: bytes) -> GeminiAnswer:
         fields = chunk
     if not isinstance(fields.get("candidates"), list) and not fields.get("promptFeedback") and watched.usage_json is None:
         raise NotAnAnswer("no candidates")
-    return GeminiAnswer(fields, watched.usage, watched.usage_json, watched.finish_reason, watched.output_bytes)
+    return GeminiAnswer(fields, watched.usage, watched.usage_json, watched.finish_reason, watched.output_bytes, watched.web_searches)
 
 
 class GeminiTap:
@@ -66,6 +67,7 @@ class GeminiTap:
         "_forwarded",
         "_frames",
         "_model",
+        "_queries",
         "_response_id",
         "done",
         "error",
@@ -82,6 +84,7 @@ class GeminiTap:
         self._forwarded = False
         self._model = ""
         self._response_id = ""
+        self._queries: set[str] = set()
         self.usage: TokenUsage | None = None
         self.usage_json: Mapping[str, Any] | None = None
         self.reported_cost: int | None = None
@@ -146,9 +149,10 @@ class GeminiTap:
 
     def watch(self, chunk: dict[str, Any]) -> None:
         """Take note of one chunk's JSON."""
-        if not self._response_id:
+        if not self._response_id or not self._model:
             name, model = chunk.get("responseId"), chunk.get("modelVersion")
-            self._response_id, self._model = name if isinstance(name, str) else "", model if isinstance(model, str) else ""
+            self._response_id = name if isinstance(name, str) else self._response_id
+            self._model = model if isinstance(model, str) else self._model
         candidates = chunk.get("candidates")
         if type(candidates) is list:
             for candidate in candidates:
@@ -175,8 +179,9 @@ class GeminiTap:
                 self.finish_reason = blocked[:60] if isinstance(blocked, str) and blocked.isprintable() else "BLOCK_REASON_UNSPECIFIED"
 
     def _note_searches(self, candidate: Mapping[str, Any]) -> None:
-        """Each chunk tells of all queries so far. Some tell only after the usage."""
-        self.web_searches = max(self.web_searches, count_queries(candidate, model=self._model))
+        """Some tell of them only after the usage."""
+        self._queries |= queries_of(candidate)
+        self.web_searches = charged_by_google(self._queries, model=self._model)
         if self.usage is not None:
             self.usage = replace(self.usage, web_searches=self.web_searches)
 

@@ -83,6 +83,7 @@ class ImagesWhole:
     """An answer, passed through: a `usage` in it is put in anew, with the cost. At most as many pictures are billed as were asked for."""
 
     __slots__ = ("_body", "_usage", "finish_reason", "output_bytes", "reported_cost", "usage")
+    web_searches = 0
 
     def __init__(self, raw: bytes, *, most: int) -> None:
         """Read the answer.

@@ -114,7 +114,8 @@ def read_usage(usage: Mapping[str, Any] | None) -> TokenUsage | None:
         reasoning = take_count(details_out.get("reasoning_tokens"))
         audio_out = take_count(details_out.get("audio_tokens"))
         searched = (
-            take_count(_mapping(usage.get("server_tool_use")).get("web_search_requests"))
+            take_count(_mapping(usage.get("server_tool_use_details")).get("web_search_requests"))  # OpenRouter
+            or take_count(_mapping(usage.get("server_tool_use")).get("web_search_requests"))  # as Anthropic says it
             or take_count(usage.get("num_search_queries"))  # Perplexity
             or count_tool_calls(usage, doubts)
         )
@@ -199,6 +200,7 @@ class ChatWhole:
     """A whole answer, passed through: only its `usage` is put in anew, with the cost."""
 
     __slots__ = ("_body", "_usage", "finish_reason", "output_bytes", "reported_cost", "usage")
+    web_searches = 0  # the format tells of none but in its usage
 
     def __init__(self, raw: bytes) -> None:
         """Read the answer.

@@ -80,7 +80,7 @@ def render_usage(usage: TokenUsage) -> dict[str, Any]:
             "audio_tokens": usage.audio_input_tokens,
         },
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens, "audio_tokens": usage.audio_output_tokens},
-        **({"server_tool_use": {"web_search_requests": usage.web_searches}} if usage.web_searches else {}),  # as OpenRouter says it
+        **({"server_tool_use_details": {"web_search_requests": usage.web_searches}} if usage.web_searches else {}),  # as OpenRouter says it
     }
 
 

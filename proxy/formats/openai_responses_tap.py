@@ -15,12 +15,12 @@ from proxy.formats.openai_responses_items import dicts_of, mapping_of, text_of
 from proxy.formats.openai_responses_output import read_usage
 from proxy.formats.openai_responses_stream_in import TERMINAL, data_of
 from proxy.formats.openai_responses_stream_out import failure_of
+from proxy.formats.searches import is_response_search
 from proxy.sse import Splitter
 
 _SPECIAL = re.compile(rb'"type"\s*:\s*"(?:response\.(?:completed|incomplete|failed)|error)"|"error"\s*:\s*[{"]|\[DONE\]')
 _DELTA = re.compile(rb'"delta"\s*:\s*"([^"\\]*+(?:\\.[^"\\]*+)*+)"')
 _CREATED = re.compile(rb'"type"\s*:\s*"response\.created"')
-_SEARCHED = re.compile(rb'"type"\s*:\s*"response\.web_search_call\.completed"')
 _SEQUENCE = re.compile(rb'"sequence_number"\s*:\s*(\d{1,15})')
 
 
@@ -129,7 +129,13 @@ class ResponsesTap:
         for text in _DELTA.findall(block):
             self.output_bytes += len(text)
         if b"web_search_call" in block:
-            self.web_searches += len(_SEARCHED.findall(block))
+            self._count_searches(block)
+
+    def _count_searches(self, block: bytes) -> None:
+        for event in self._splitter.events(block):
+            if b"web_search_call" in event and b"response.output_item.done" in event:
+                fields = _fields_of(event)
+                self.web_searches += fields.get("type") == "response.output_item.done" and is_response_search(fields.get("item"))
 
     def _ends(self, event: bytes) -> bool:
         """Take an event that may be the last; whether it is."""
@@ -195,6 +201,7 @@ class ResponsesAnswer:
     reported_cost: int | None
     finish_reason: str
     output_bytes: int
+    web_searches: int
 
     def render(self, *, estimate: TokenUsage, cost: int, upstream_cost: int) -> bytes:  # noqa: ARG002 - the provider always counts
         """The bytes to send."""
@@ -221,4 +228,5 @@ def read_answer(raw: bytes) -> ResponsesAnswer:
         reported_cost=read_reported_cost(usage) if isinstance(usage, dict) else None,
         finish_reason="".join(filter(str.isprintable, reason))[:40],
         output_bytes=count_output(fields),
+        web_searches=sum(map(is_response_search, fields["output"])),
     )

@@ -12,7 +12,7 @@ from tests.fakes.provider.shapes.event import Event, Part, event
 def usage(counts: Usage, searches: tuple[str, ...]) -> dict[str, Any]:
     """State counts as OpenAI does, and searches as OpenRouter does: OpenAI itself states none here."""
     return {
-        **({"server_tool_use": {"web_search_requests": len(searches)}} if searches else {}),
+        **({"server_tool_use_details": {"web_search_requests": len(searches)}} if searches else {}),
         "prompt_tokens": counts.prompt,
         "completion_tokens": counts.completion,
         "total_tokens": counts.total,
