@@ -192,7 +192,7 @@ def test_two_hundred_clients_who_leave_do_not_leak_the_pool(tmp_path: Path, prov
                 client.ask(customer, chat(endless, stream=True))
             for number, client in enumerate(clients):
                 if number % 4:
-                    client.read_until(b"word1")
+                    client.read_until(b"\r\n\r\n")  # its stream has begun, or it was told why not
                 client.reset() if number % 2 else client.socket.close()
         with httpx.Client(base_url=narrow.base_url, headers=customer.headers, timeout=60) as sdk:
             answers = [sdk.post("/chat/completions", json=chat(honest)) for _ in range(20)]
@@ -560,7 +560,8 @@ def test_many_streams_on_one_small_wallet_never_spend_more_than_it_has(
         return [answer.status_code for answer in answers]
 
     statuses = asyncio.run(ask_all())
-    assert set(statuses) <= {200, 402}
+    assert set(statuses) <= {200, 402, 504}  # 504: the provider had no turn on a busy machine
+    assert 200 in statuses
     latest_record(customer, count=statuses.count(200))
     wallet = customer.fresh_wallet()
     charged = sum(UsageRecord.objects.filter(account=customer.account).values_list("cost", flat=True))

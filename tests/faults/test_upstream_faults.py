@@ -23,13 +23,18 @@ from tests.fakes.provider.faults import FAULTS
 PATIENCE = {
     "FIRST_BYTE_TIMEOUT_SECONDS": "2",
     "IDLE_TIMEOUT_SECONDS": "2",
-    "TOTAL_TIMEOUT_SECONDS": "5",
+    "TOTAL_TIMEOUT_SECONDS": "8",
     "KEEPALIVE_SECONDS": "0.5",
 }
 USD = 0.02  # ten thousand tokens out: an endless answer ends soon
 START = 20_000_000
-# Faults whose usual size is for other tests, made just large enough to pass every limit.
-SIZED = {"huge-body": "huge-body;mb=40", "huge-line": "huge-line;mb=40", "many-100-continue": "many-100-continue;count=20000"}
+# Faults whose usual size is for other tests, made just large enough to pass every limit, or to stay well within it on a busy machine.
+SIZED = {
+    "huge-body": "huge-body;mb=40",
+    "huge-line": "huge-line;mb=40",
+    "many-100-continue": "many-100-continue;count=20000",
+    "slow-first-byte": "slow-first-byte;ms=200",
+}
 FLOODS = {"huge-line", "huge-body", "endless-stream", "many-100-continue"}  # asked for behind all others: they would keep them waiting
 
 
