@@ -49,6 +49,7 @@ app.conf.update(
         "drop-ended-sessions": _every("gateway_site.tasks.drop_ended_sessions", 3600.0),
         "drop-expired-responses": _every("proxy.tasks.drop_expired_responses", 3600.0),
         "drop-stored-content": _every("billing.tasks.drop_stored_content", 60.0),
+        "look-after-videos": _every("proxy.tasks.look_after_videos", 300.0),
         "make-partitions": {
             "task": "billing.tasks.make_partitions",
             "schedule": crontab(hour="3", minute="17"),

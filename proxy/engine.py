@@ -30,6 +30,7 @@ from proxy.envelopes import Envelopes
 from proxy.health import Health
 from proxy.idempotency import CALL_SECONDS as IDEMPOTENCY_CALL_SECONDS
 from proxy.idempotency import Idempotency
+from proxy.open_operations import OpenOperations
 from proxy.operations import Names
 from proxy.response_store import ResponseStore
 from proxy.streams import Streams
@@ -77,6 +78,7 @@ class Engine:
         self._state_lane = Lane(conninfo, deadline_seconds=STATE_DEADLINE_SECONDS)
         self.turns = Turns(ResponseStore(self._state_lane, retention=timedelta(days=settings.RESPONSES_RETENTION_DAYS)))
         self._content_lane = Lane(conninfo, deadline_seconds=STATE_DEADLINE_SECONDS)  # not connected before somebody wants content stored
+        self.open_operations = OpenOperations(self._state_lane)
         self.keeper = Keeper(self._content_lane, most_each=settings.CONTENT_MAX_BYTES, most_days=settings.CONTENT_MAX_DAYS)
         self.health = Health()
         self._name = f"{socket.gethostname()}:{os.getpid()}"

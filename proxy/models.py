@@ -1,4 +1,4 @@
-"""The table of stored responses: one row for each turn that a later request may build on."""
+"""The tables of stored responses, one row for each turn that a later request may build on, and of open operations."""
 
 from datetime import datetime
 
@@ -50,3 +50,23 @@ class StoredResponse(models.Model):
 
     def __str__(self) -> str:
         return self.response_id
+
+
+class OpenOperation(models.Model):
+    """A long-running operation that a provider accepted and whose end nobody has seen yet: the gateway looks by itself.
+
+    `name` is the one that its account knows it by, which holds all that is needed to ask (`proxy.operations`), sealed for the account.
+    """
+
+    request_id = models.UUIDField(primary_key=True)
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, db_constraint=False, db_index=False, related_name="+")
+    name = models.TextField()
+    created_at = models.DateTimeField()
+    next_look_at = models.DateTimeField()
+    looks = models.PositiveIntegerField(default=0)
+
+    class Meta:
+        indexes = [models.Index(fields=["next_look_at"], name="open_operation_by_look")]
+
+    def __str__(self) -> str:
+        return str(self.request_id)

@@ -1,7 +1,7 @@
 """The names that clients get for what a provider keeps under a name of its own: long-running operations, and the files that they made.
 
 A provider's own name is never shown: whoever knows it and has a key at the same provider could ask for it. The gateway's name holds all that
-is needed to ask again (which provider, which key, what was paid for), encrypted for the account, so that nothing is stored here and another
+is needed to ask again (which provider, which key, what was paid for), encrypted for the account, so that asking looks nothing up and another
 account's key opens nothing. A file's name is made of small letters and digits alone, because Google's SDKs cut it off at anything else.
 """
 

@@ -1,7 +1,7 @@
 """How a request passes to a provider and its answer back: as bytes where both speak the same format, through the hub otherwise. Pure."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -37,6 +37,9 @@ class Passage:
     largest: int = LARGEST_ANSWER
     finished: Callable[[], None] = _nothing  # to be called when the answer went well
     booked_first: bool = False  # whether the answer waits until it is charged: it gives the client something to come back for
+    write_down: Callable[[], Awaitable[None]] | None = (
+        None  # to be awaited before it is charged: what must not be forgotten once it is paid
+    )
 
 
 class Surface(Protocol):

@@ -396,6 +396,8 @@ async def _answer_whole(ticket: Ticket, exchange: Exchange, whole: Whole, turn: 
         output_tokens=-(-whole.output_bytes // BYTES_PER_TOKEN),
         web_searches=whole.web_searches,
     )
+    if exchange.passage.write_down is not None:
+        await exchange.passage.write_down()
     happened = charging.Happened(whole.usage, estimate, whole.finish_reason, "ok", is_test=ticket.grant.is_test)
     outcome = _outcome(ticket, exchange.candidate, exchange.attempts, reported_cost=whole.reported_cost)
     charge, settled = ticket.settle(happened, outcome)

@@ -1,17 +1,18 @@
 """Videos: Gemini's `predictLongRunning`, the operation that it answers, and the files that come of it.
 
 A request is accepted at once and takes minutes. It is charged when the provider accepts it, by the second of video that was ordered; when a
-poll finds that the operation failed or that videos were filtered, what they cost is paid back before the client is told
-(docs/guarantees.md). The same provider and key are asked again, under names of our own (`proxy.operations`).
+poll finds that the operation failed or that videos were filtered, what they cost is paid back before the client is told, and when nobody
+polls, by the gateway's own look (`proxy.open_operations`, docs/guarantees.md). The same provider and key are asked again, under names of our
+own (`proxy.operations`).
 """
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import orjson
 import structlog
@@ -20,20 +21,18 @@ from django.db import InterfaceError, OperationalError, connection
 
 from billing import undelivered
 from catalog import money
-from catalog.snapshot import ProviderEntry, RouteEntry
+from catalog.snapshot import ProviderEntry
 from catalog.usage import TokenUsage
 from gateway_site.clients import DatabaseUnavailable
 from keys.authentication import KeyGrant
-from proxy import admission, failures, operations, relay
+from proxy import admission, endings, failures, operations, relay
 from proxy.body import Body, parse_body
 from proxy.errors import OperationNotFound
 from proxy.formats import fields
 from proxy.formats.base import Facts, InvalidRequest, NotAnAnswer
 from proxy.gemini_methods import Method, MethodWhole, load
 from proxy.operations import File, Operation
-from proxy.passages import LARGEST_DATA, Passage
-from proxy.providers.base import clean, method_path
-from proxy.providers.registry import DECLARATIONS
+from proxy.passages import Passage
 from proxy.relay import Call, WholeAnswer
 from proxy.routing import Candidate
 from proxy.streams import OpenStream
@@ -63,6 +62,8 @@ class MakeVideos(Method):
         super().__init__(METHOD, model)
         self.accepted: tuple[Candidate, str] | None = None  # by whom, and under which name
         self.videos = self.seconds = 0
+        self.own_name = ""  # what the client comes back with
+        self.write_down: Callable[[], Awaitable[None]] | None = None
 
     def read(self, body: Body) -> Facts:
         """Raises: InvalidRequest."""
@@ -96,7 +97,7 @@ class MakeVideos(Method):
             self.accepted = candidate, str(name)
             return MethodWhole(raw, TokenUsage(images=ordered), "stop")
 
-        return replace(self._passage(body, candidate, read_accepted), booked_first=True)
+        return replace(self._passage(body, candidate, read_accepted), booked_first=True, write_down=self.write_down)
 
 
 async def start(engine: "Engine", call: Call, model: str, place: str = "") -> WholeAnswer:
@@ -107,10 +108,18 @@ async def start(engine: "Engine", call: Call, model: str, place: str = "") -> Wh
     Raises: what `relay.relay` raises.
     """
     surface = MakeVideos(model)
+    surface.write_down = partial(_write_down, engine, call, surface, model)
     call.surface = surface
     answer = await relay.relay(engine, call)
-    if not isinstance(answer, WholeAnswer) or surface.accepted is None or call.grant is None:
+    if not isinstance(answer, WholeAnswer) or not surface.own_name:
         raise RuntimeError("an operation is never streamed")
+    return WholeAnswer(orjson.dumps({"name": f"{place}models/{model}/operations/{surface.own_name}"}), answer.headers)
+
+
+async def _write_down(engine: "Engine", call: Call, surface: MakeVideos, model: str) -> None:
+    """Name an operation that was accepted, and write down that it is open: before it is charged, so that none is paid for and forgotten."""
+    if surface.accepted is None or call.grant is None:
+        raise RuntimeError("nothing was accepted")
     candidate, name = surface.accepted
     operation = Operation(
         request_id=str(call.request_id),
@@ -122,8 +131,8 @@ async def start(engine: "Engine", call: Call, model: str, place: str = "") -> Wh
         videos=surface.videos,
         seconds=surface.seconds,
     )
-    own_name = engine.names.name_operation(operation, account_id=call.grant.account_id)
-    return WholeAnswer(orjson.dumps({"name": f"{place}models/{model}/operations/{own_name}"}), answer.headers)
+    surface.own_name = engine.names.name_operation(operation, account_id=call.grant.account_id)
+    await engine.open_operations.note(call.request_id, surface.own_name, account_id=call.grant.account_id, now=datetime.now(UTC))
 
 
 def _read_name(call: Call) -> str:
@@ -149,13 +158,16 @@ async def poll(engine: "Engine", call: Call, name: str | None, place: str = "") 
         raise OperationNotFound
     terms = await engine.plans.terms_of(grant.account_id, clock=call.clock)
     async with admission.limited(engine, call.request_id, grant, terms, now=call.started_at) as reading:
-        provider, candidate = _find_again(engine, operation.provider, operation.key, operation.upstream_model)
-        found = await _ask(engine, candidate, operation)
+        providers = engine.catalog.current.providers
+        provider, candidate = endings.find_again(providers, operation.provider, operation.key, operation.upstream_model)
+        found = await endings.ask(engine.upstream, candidate, operation, patience=settings.WHOLE_ANSWER_TIMEOUT_SECONDS)
         shown: dict[str, Any] = {"name": f"{place}models/{operation.model}/operations/{name}"}
         if found.get("done") is True:
-            ending = _read_ending(found, operation.videos, lambda url: _own_address(engine, provider, operation.key, url, grant.account_id))
+            own_address = partial(_own_address, engine, provider, operation.key, account_id=grant.account_id)
+            ending = endings.read_ending(found, operation.videos, own_address)
             if len(ending.videos) < operation.videos:
-                await asyncio.to_thread(_pay_back, operation, grant.account_id, len(ending.videos) * operation.seconds)
+                await asyncio.to_thread(_pay_back, operation, grant.account_id, len(ending.videos))
+            await engine.open_operations.forget(operations.source_of(operation))
             shown |= {"done": True, **(ending.as_vertex() if place else ending.as_gemini())}
     return WholeAnswer(orjson.dumps(shown), [*relay.reading_headers(reading), FREE])
 
@@ -172,7 +184,7 @@ async def download(engine: "Engine", call: Call, name: str) -> OpenStream:
         raise OperationNotFound
     terms = await engine.plans.terms_of(grant.account_id, clock=call.clock)
     async with admission.limited(engine, call.request_id, grant, terms, now=call.started_at) as reading:
-        _, candidate = _find_again(engine, file.provider, file.key, "")
+        _, candidate = endings.find_again(engine.catalog.current.providers, file.provider, file.key, "")
         call.watch.begin()
         try:
             answer = await engine.upstream.fetch(candidate, url=file.url, patience=settings.FIRST_BYTE_TIMEOUT_SECONDS)
@@ -213,139 +225,17 @@ async def _pieces(answer: Answer, stream: OpenStream) -> AsyncGenerator[bytes, N
         answer.close()
 
 
-def _find_again(engine: "Engine", slug: str, key_id: str | None, upstream_model: str) -> tuple[ProviderEntry, Candidate]:
-    """The provider and key that an operation or file belongs to; another key of the provider when that one is gone.
-
-    Raises: OperationNotFound when the provider is gone, or has no key.
-    """
-    provider = engine.catalog.current.providers.get(slug)
-    if provider is None:
-        raise OperationNotFound
-    key = next((key for key in provider.keys if key.id == key_id), provider.keys[0] if provider.keys else None)
-    if key is None and DECLARATIONS[provider.kind].needs_key:
-        raise OperationNotFound
-    return provider, Candidate(RouteEntry(-provider.id, provider, upstream_model, 0, 1, ""), key, "gemini")
-
-
-async def _ask(engine: "Engine", candidate: Candidate, operation: Operation) -> Mapping[str, Any]:
-    """How the provider says the operation stands. Raises: OperationNotFound, UpstreamFailure, RequestRefused."""
-    patience = settings.WHOLE_ANSWER_TIMEOUT_SECONDS
-    try:
-        if DECLARATIONS[candidate.route.provider.kind].fetches_operations:
-            path, body = method_path(operation.upstream_model, "fetchPredictOperation"), orjson.dumps({"operationName": operation.name})
-            answer = await engine.upstream.send(candidate, path=path, body=body, patience=patience)
-        else:
-            url = f"{candidate.route.provider.base_url}/{operation.name}"
-            answer = await engine.upstream.fetch(candidate, url=url, patience=patience)
-    except failures.RequestRefused as refusal:
-        if refusal.status == 404:
-            raise OperationNotFound from refusal
-        raise
-    try:
-        found = orjson.loads(await answer.read_all(LARGEST_DATA))
-    except orjson.JSONDecodeError as error:
-        raise failures.BrokenAnswer("not JSON") from error
-    finally:
-        answer.close()
-    if not isinstance(found, dict) or found.get("name") != operation.name:
-        raise failures.BrokenAnswer("not the operation that was asked for")
-    return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Video:
-    """One video: where a client fetches it, or its data in base64."""
-
-    url: str | None
-    data: str | None
-    mime_type: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Ending:
-    """How a finished operation ended: its error in words of ours, or the videos that were paid for, and what was filtered."""
-
-    error: dict[str, Any] | None
-    videos: list[_Video]
-    filtered: dict[str, Any]
-
-    def as_gemini(self) -> dict[str, Any]:
-        """As Gemini's API says it."""
-        if self.error is not None:
-            return {"error": self.error}
-        samples = [
-            {"video": {"encoding": video.mime_type, **({"uri": video.url} if video.url else {"encodedVideo": video.data})}}
-            for video in self.videos
-        ]
-        kind = "type.googleapis.com/google.ai.generativelanguage.v1beta.PredictLongRunningResponse"
-        made = {**self.filtered, **({"generatedSamples": samples} if samples else {})}
-        return {"response": {"@type": kind, "generateVideoResponse": made}}
-
-    def as_vertex(self) -> dict[str, Any]:
-        """As Vertex AI says it."""
-        if self.error is not None:
-            return {"error": self.error}
-        videos = [
-            {"mimeType": video.mime_type, **({"gcsUri": video.url} if video.url else {"bytesBase64Encoded": video.data})}
-            for video in self.videos
-        ]
-        kind = "type.googleapis.com/cloud.ai.large_models.vision.GenerateVideoResponse"
-        return {"response": {"@type": kind, **self.filtered, **({"videos": videos} if videos else {})}}
-
-
-def _read_ending(found: Mapping[str, Any], most: int, own_address: Callable[[str], str | None]) -> _Ending:
-    """How the provider says it ended, whichever of the two it is. At most `most` videos count: so many were paid for."""
-    error = found.get("error")
-    if isinstance(error, dict):
-        code, message = error.get("code"), error.get("message")
-        shown = {"code": code if isinstance(code, int) else 13, "message": clean(message) if isinstance(message, str) else ""}
-        return _Ending(shown, [], {})
-    response = found.get("response")
-    response = response if isinstance(response, dict) else {}
-    made = response.get("generateVideoResponse")
-    made = made if isinstance(made, dict) else response
-    given = [sample.get("video") for sample in _dicts(made.get("generatedSamples"))] or _dicts(made.get("videos"))
-    videos = [video for each in given if isinstance(each, dict) and (video := _read_video(each, own_address)) is not None]
-    filtered: dict[str, Any] = {}
-    if isinstance(count := made.get("raiMediaFilteredCount"), int):
-        filtered["raiMediaFilteredCount"] = count
-    if isinstance(reasons := made.get("raiMediaFilteredReasons"), list):
-        filtered["raiMediaFilteredReasons"] = [clean(reason) for reason in reasons if isinstance(reason, str)]
-    return _Ending(None, videos[:most], filtered)
-
-
-def _read_video(video: Mapping[str, Any], own_address: Callable[[str], str | None]) -> _Video | None:
-    kind = video.get("encoding", video.get("mimeType"))
-    kind = kind if isinstance(kind, str) else "video/mp4"
-    data = video.get("encodedVideo", video.get("bytesBase64Encoded"))
-    if isinstance(data, str) and data:
-        return _Video(None, data, kind)
-    url = video.get("uri")
-    own = own_address(url) if isinstance(url, str) else None
-    return None if own is None else _Video(own, None, kind)
-
-
-def _own_address(engine: "Engine", provider: ProviderEntry, key_id: str | None, url: str, account_id: int) -> str | None:
+def _own_address(engine: "Engine", provider: ProviderEntry, key_id: str | None, url: str, *, account_id: int) -> str | None:
     """Where a client fetches a provider's file; None for one that is not at the provider, for our key goes nowhere else."""
-    if not is_at(provider, url):
+    if not endings.is_at(provider, url):
         return None
     name = engine.names.name_file(File(provider.slug, key_id, url), account_id=account_id)
     return f"{settings.PUBLIC_URL}/v1beta/files/{name}:download?alt=media"
 
 
-def is_at(provider: ProviderEntry, url: str) -> bool:
-    """Whether an address is at the provider itself: the same scheme, host and port."""
-    try:
-        there, base = urlsplit(url), urlsplit(provider.base_url)
-        same = (there.scheme, there.hostname, there.port) == (base.scheme, base.hostname, base.port)
-    except ValueError:  # a port that is none
-        return False
-    return same and not there.username and not there.fragment
-
-
 def _pay_back(operation: Operation, account_id: int, delivered: int) -> None:
     try:
-        undelivered.refund(request_id=operations.source_of(operation), account_id=account_id, delivered=delivered, now=datetime.now(UTC))
+        endings.pay_back(operation, account_id=account_id, delivered=delivered, now=datetime.now(UTC))
     except (OperationalError, InterfaceError, undelivered.NotBooked) as error:
         raise DatabaseUnavailable(str(error)) from error
     finally:
@@ -363,7 +253,3 @@ def _safe_type(content_type: str) -> str:
     """The type of a file, if it is a medium's: nothing that a browser would run."""
     kind = content_type.partition(";")[0].strip().lower()
     return kind if kind.startswith(("video/", "image/", "audio/")) and kind != "image/svg+xml" else "application/octet-stream"
-
-
-def _dicts(value: Any) -> list[Any]:
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []

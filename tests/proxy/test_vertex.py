@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs
@@ -22,10 +23,10 @@ from django.utils import timezone
 from catalog import manifest, service_accounts
 from catalog.documents import InvalidDocument
 from catalog.models import Model, Provider, ProviderKey
-from proxy import failures, google_sign_in
+from proxy import failures, google_sign_in, open_operations
 from proxy.google_sign_in import AccessTokens
 from tests.conftest import Customer
-from tests.proxy.test_videos import ASKED, sell
+from tests.proxy.test_videos import ASKED, order_of, refunds, sell
 
 PRIVATE = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 PEM = PRIVATE.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
@@ -240,6 +241,17 @@ def test_videos_of_vertex_are_shown_as_geminis(provider: Any, gateway: Any, cust
     assert shown["response"]["generateVideoResponse"] == {
         "generatedSamples": [{"video": {"encoding": "video/mp4", "encodedVideo": "AAAA"}}]
     }
+
+
+def test_a_video_of_vertex_that_nobody_polled_is_paid_back(
+    provider: Any, gateway: Any, customer: Customer, tokens: TokenServer, usage_of: Any
+) -> None:
+    slug = sell(provider, "polls=0;error=no", kind="vertex", base_url=provider.origin + PLACE, secret=key_file(tokens.url))
+    gateway.sees_catalog()
+    record = usage_of(order_of(gateway, slug, customer).headers["x-request-id"])
+    open_operations.look_after(now=timezone.now() + timedelta(minutes=16), limit=100_000, seconds=60)
+    assert refunds(record) == [record.cost]
+    assert len(tokens.forms) == 2  # the gateway's and the worker's
 
 
 # -- The manifest ----------------------------------------------------------------------------------------------------------------------

@@ -20,9 +20,10 @@ from billing.reconciliation import audit
 from catalog.models import Model, Price, Provider, ProviderKey, Route
 from catalog.snapshot import ProviderEntry
 from proxy.body import parse_body
+from proxy.endings import is_at
 from proxy.formats.base import InvalidRequest
 from proxy.operations import File, Names, Operation, is_operation_name
-from proxy.videos import MakeVideos, is_at
+from proxy.videos import MakeVideos
 from tests.conftest import Customer
 from tests.fakes.provider.operations import FILM
 
@@ -51,16 +52,18 @@ def order(gateway: Any, provider: Any, customer: Customer, usage_of: Any) -> Cal
     def make(knobs: str = "", who: Customer = customer, **parameters: Any) -> tuple[str, Any]:
         slug = sell(provider, knobs)
         gateway.sees_catalog()
-        answer = httpx.post(
-            f"{gateway.origin}/v1beta/models/{slug}:predictLongRunning",
-            json={**ASKED, "parameters": parameters},
-            headers=who.headers,
-            timeout=30,
-        )
-        assert answer.status_code == 200, answer.text
+        answer = order_of(gateway, slug, who, **parameters)
         return f"{gateway.origin}/v1beta/{answer.json()['name']}", usage_of(answer.headers["x-request-id"])
 
     return make
+
+
+def order_of(gateway: Any, slug: str, who: Customer, **parameters: Any) -> httpx.Response:
+    """Order a video of the model `slug`; the provider accepts it."""
+    address = f"{gateway.origin}/v1beta/models/{slug}:predictLongRunning"
+    answer = httpx.post(address, json={**ASKED, "parameters": parameters}, headers=who.headers, timeout=30)
+    assert answer.status_code == 200, answer.text
+    return answer
 
 
 def look(address: str, who: Customer) -> httpx.Response:

@@ -2,7 +2,7 @@
 
 Knobs of `chat:` for `:predictLongRunning`: `polls=` how often it is not done yet (default 1), `videos=` how many come (default 1), `filtered=`
 how many were filtered (default 0), `error=` what it fails with, `elsewhere=1` the file is at another host, `file=onward` it sends on first,
-`file=cut` it breaks off in the middle.
+`file=cut` it breaks off in the middle, `status=` an error that it is always answered with.
 """
 
 import json
@@ -14,7 +14,7 @@ from tests.fakes.provider import behaviours
 from tests.fakes.provider.shapes.event import dump
 from tests.fakes.provider.wire import Exchange
 
-KNOBS = ("polls", "videos", "filtered", "error", "elsewhere", "file")
+KNOBS = ("polls", "videos", "filtered", "error", "elsewhere", "file", "status")
 FILM = b"\x00\x00\x00\x18ftypmp42" + bytes(range(256)) * 1200
 JSON = [("Content-Type", "application/json")]
 
@@ -47,6 +47,9 @@ class Operations:
 
     async def _tell(self, exchange: Exchange, name: str, origin: str, *, vertex: bool) -> None:
         knobs = behaviours.parse(bytes.fromhex(name.rpartition("-")[2]).decode()).knobs
+        if status := knobs.number("status", 0):
+            await exchange.answer(status, JSON, dump({"error": {"code": status, "message": "Requested entity was not found."}}))
+            return
         self._asked[name] += 1
         told: dict[str, Any] = {"name": name, "metadata": {"project": "a-secret-project"}}
         if self._asked[name] > knobs.number("polls", 1):
