@@ -5,6 +5,7 @@ PYTHON ?=
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 ARGS ?=
 ROUNDS ?= 1000
+MINUTES ?= 60
 EXAMPLES ?= 200
 
 VENV := .venv
@@ -21,7 +22,7 @@ CHECK_ENV := DJANGO_SETTINGS_MODULE=gateway_site.settings DEBUG=0 \
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test check lint fix bench million chaos machine lock screenshots browser node-sdks clean dependencies test-dependencies
+.PHONY: help run test check lint fix bench million chaos soak machine lock screenshots browser node-sdks clean dependencies test-dependencies
 
 help: ## List what make can do here
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -63,6 +64,9 @@ million: test-dependencies ## Time every query of the pages on a million request
 
 chaos: test-dependencies ## Kill processes and servers at random under load and payments, audit the money on the way and in the end (ROUNDS=1000)
 	@exec $(BIN)/python -m tests.faults.chaos --rounds $(ROUNDS) $(ARGS)
+
+soak: test-dependencies ## Serve good and bad clients and failing providers for an hour, and see that nothing of it is left behind (MINUTES=60)
+	@exec $(BIN)/python -m tests.faults.soak --minutes $(MINUTES) $(ARGS)
 
 machine: test-dependencies ## Let a machine invent histories of requests and payments, compared with a small model (EXAMPLES=200)
 	@MACHINE_EXAMPLES=$(EXAMPLES) MACHINE_STEPS=50 $(BIN)/python -m pytest -n 2 --timeout 0 -k adds_up \

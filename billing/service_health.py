@@ -107,18 +107,19 @@ def by(dimension: str, window: Window, *, now: datetime) -> dict[str, Health]:
     found: dict[str, list[tuple[datetime, list[int]]]] = {}
     for name, starts_at, *sums in rows:
         found.setdefault(name, []).append((starts_at, [int(each) for each in sums]))
-    return {name: _health(name, steps, window, begins) for name, steps in found.items()}
+    quiet = [Step(begins + number * window.step) for number in range(window.steps)]
+    return {name: _health(name, steps, quiet) for name, steps in found.items()}
 
 
-def _health(name: str, rows: list[tuple[datetime, list[int]]], window: Window, begins: datetime) -> Health:
+def _health(name: str, rows: list[tuple[datetime, list[int]]], quiet: list[Step]) -> Health:
+    """`quiet` are the steps of the window without a request: all share them, because web processes keep this for every model."""
     by_start = dict(rows)
     requests, errors, latency, timed, first, first_timed = (sum(sums[place] for _, sums in rows) for place in range(6))
-    starts = [begins + number * window.step for number in range(window.steps)]
     return Health(
         name=name,
         requests=requests,
         errors=errors,
         latency_ms=latency // timed if timed else None,
         first_token_ms=first // first_timed if first_timed else None,
-        steps=tuple(Step(start, *by_start[start][:2]) if start in by_start else Step(start) for start in starts),
+        steps=tuple(Step(step.starts_at, *by_start[step.starts_at][:2]) if step.starts_at in by_start else step for step in quiet),
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 import structlog
-from django.db import close_old_connections, connection, transaction
+from django.db import close_old_connections, connection, reset_queries, transaction
 
 from catalog import models, pricing, vault
 from gateway_site.clients import DatabaseUnavailable, Lane
@@ -203,4 +203,6 @@ def _load_in_thread() -> Catalog:
     try:
         return load()
     finally:
-        connection.close()  # a thread of the pool: nothing else would close it
+        # A thread of the pool, where no request begins or ends: nothing else would close it, or forget the queries that DEBUG remembers.
+        connection.close()
+        reset_queries()

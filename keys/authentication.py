@@ -20,6 +20,7 @@ from keys import secret
 FRESH_SECONDS = 30.0
 UNKNOWN_FRESH_SECONDS = 5.0
 CACHE_SIZE = 50_000
+STALE_FROM = 1_000  # so many are kept before it is worth looking which of them nobody has asked for
 
 
 class NoKey(Exception):
@@ -160,6 +161,7 @@ class Authenticator:
         self._look_ups: Batcher[bytes, KeyGrant | None] = Batcher(self._look_up)
         self._cache: dict[bytes, tuple[KeyGrant | None, float]] = {}
         self._digests_by_key: dict[int, bytes] = {}
+        self._room = STALE_FROM
         self.used: set[int] = set()
 
     async def find(self, key: str, *, now: datetime, clock: float) -> KeyGrant:
@@ -200,12 +202,19 @@ class Authenticator:
             self.forget(grant.id)
 
     def _remember(self, digest: bytes, grant: KeyGrant | None, clock: float) -> None:
-        if len(self._cache) >= CACHE_SIZE:
-            self._cache.clear()  # rare and cheap: everyone in use is looked up once more, in batches
-            self._digests_by_key.clear()
+        if len(self._cache) >= self._room:
+            self._make_room(clock)
         self._cache[digest] = (grant, clock + (FRESH_SECONDS if grant is not None else UNKNOWN_FRESH_SECONDS))
         if grant is not None:
             self._digests_by_key[grant.id] = digest
+
+    def _make_room(self, clock: float) -> None:
+        """Drop what would be looked up again anyway: made-up keys, and those not used for a while."""
+        self._cache = {digest: kept for digest, kept in self._cache.items() if kept[1] >= clock}
+        if len(self._cache) > CACHE_SIZE // 2:
+            self._cache.clear()  # rare and cheap: everyone in use is looked up once more, in batches
+        self._digests_by_key = {grant.id: digest for digest, (grant, _) in self._cache.items() if grant is not None}
+        self._room = max(STALE_FROM, 2 * len(self._cache))
 
     async def _look_up(self, digests: Sequence[bytes]) -> list[KeyGrant | Exception | None]:
         rows = await self._lane.fetch(LOOK_UP, [list(digests)])

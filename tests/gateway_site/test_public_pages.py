@@ -341,6 +341,17 @@ def test_the_demo_provider_and_what_is_no_longer_for_sale_are_left_out(traffic: 
     assert model.slug not in Client().get("/status").content.decode()
 
 
+def test_the_steps_without_requests_are_one_and_the_same_for_all(traffic: tuple[Model, str, House]) -> None:
+    model, _, _ = traffic
+    slot = UsageSlot.objects.get(model=model.slug)
+    slot.pk, slot.model = None, f"{model.slug}-b"
+    slot.save()
+    found = service_health.by("model", service_health.WINDOWS["week"], now=slot.starts_at)
+    one, other = found[model.slug].steps, found[slot.model].steps
+    assert [step.requests for step in one] == [0] * 27 + [50]
+    assert all(mine is theirs for mine, theirs in zip(one[:-1], other[:-1], strict=True))
+
+
 def test_few_requests_are_not_judged() -> None:
     assert service_health.judge(4, 4, least=5) == "none"
     assert [service_health.judge(1000, errors, least=5) for errors in (0, 10, 11, 100, 101)] == ["good", "good", "warn", "warn", "bad"]
