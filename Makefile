@@ -31,7 +31,7 @@ run: dependencies ## Start everything on this machine and print a working key (P
 	@exec $(BIN)/python -m gateway_site.embedded run
 
 test: test-dependencies ## Run the whole suite against servers of its own (ARGS="-k ledger", JOBS=2)
-	@exec $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+	@exec $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 check: lint test ## Check format, lint, types, imports, migrations, deployment, templates, then run the tests
 
