@@ -48,6 +48,17 @@ def ask(gateway: Gateway, customer: Customer, shape: str, model: str, **how: boo
     return httpx.post(gateway.origin + path, json=body, headers=customer.headers, timeout=60)
 
 
+def leave_after(gateway: Gateway, customer: Customer, path: str, body: dict[str, Any], mark: bytes, *, times: int = 1) -> tuple[str, bytes]:
+    """Read a stream until `mark` has come so many times, and hang up; the request's id, and what was read."""
+    with httpx.stream("POST", gateway.origin + path, json=body, headers=customer.headers, timeout=60) as answer:
+        seen = b""
+        for data in answer.iter_raw():
+            seen += data
+            if seen.count(mark) >= times:
+                break
+    return answer.headers["x-request-id"], seen
+
+
 # Counting
 
 
@@ -124,15 +135,10 @@ def test_leaving_after_a_search_does_not_make_it_free(
     upstream = f"gate:{uuid.uuid4().hex};chunks=12;searches=1;text=50"
     model = new_model(upstream, kind=KINDS[shape], route_format=shape, search_usd="0.01")
     path, body = body_of(client_shape or shape, model, stream=True, tools=client_shape is None)
-    with httpx.stream("POST", gateway.origin + path, json=body, headers=customer.headers, timeout=60) as answer:
-        seen = b""
-        for data in answer.iter_raw():
-            seen += data
-            if b"word2" in seen:
-                break
-        assert client_shape is not None or mark in seen
+    request_id, seen = leave_after(gateway, customer, path, body, b"word2")
+    assert client_shape is not None or mark in seen
     provider.wait_for(lambda request: request.model == upstream and request.client_gone_at is not None)
-    record = usage_of(answer.headers["x-request-id"])
+    record = usage_of(request_id)
     assert (record.status, record.rule, record.web_searches) == ("aborted", "delivered", 1)
     if client_shape is None:
         assert EACH < record.cost < 2 * EACH
@@ -208,13 +214,8 @@ def test_a_hold_grows_with_the_searches(
     upstream = f"gate:{uuid.uuid4().hex};chunks=60;searches=20;text=50"
     model = new_model(upstream, kind="openai", route_format="responses", search_usd="0.01")
     path, body = body_of("responses", model, stream=True, tools=True)
-    with httpx.stream("POST", gateway.origin + path, json=body, headers=customer.headers, timeout=60) as answer:
-        seen = b""
-        for data in answer.iter_raw():
-            seen += data
-            if seen.count(b"event: response.output_item.done") >= 10:
-                break
-    record = usage_of(answer.headers["x-request-id"])
+    request_id, _ = leave_after(gateway, customer, path, body, b"event: response.output_item.done", times=10)
+    record = usage_of(request_id)
     assert record.web_searches >= 10
     assert record.hold_amount >= record.cost >= 10 * EACH
 
@@ -232,14 +233,9 @@ def test_searches_before_any_text_are_paid(
     upstream = f"gate:{uuid.uuid4().hex};chunks=15;searches=3;text=50"
     model = new_model(upstream, kind="openai", route_format="responses", search_usd="0.01")
     path, body = body_of("responses", model, stream=True, tools=True)
-    with httpx.stream("POST", gateway.origin + path, json=body, headers=customer.headers, timeout=60) as answer:
-        seen = b""
-        for data in answer.iter_raw():
-            seen += data
-            if seen.count(b"event: response.output_item.done") >= 3:
-                break
-        assert b"output_text" not in seen
-    record = usage_of(answer.headers["x-request-id"])
+    request_id, seen = leave_after(gateway, customer, path, body, b"event: response.output_item.done", times=3)
+    assert b"output_text" not in seen
+    record = usage_of(request_id)
     assert (record.web_searches, record.rule) == (3, "delivered")
     assert record.cost > 3 * EACH
 
