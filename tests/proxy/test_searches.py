@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import threading
 import uuid
 from collections.abc import Callable
@@ -10,9 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
+from accounts.models import Membership
 from billing.models import Hold
 from proxy.formats import anthropic_messages, gemini, openai_chat, openai_responses, searches
 from proxy.formats.conversation import Metered
+from tests.accounts.people import browser_of, new_person
 from tests.conftest import Customer, Gateway, make_customer
 from tests.fakes.provider import FakeProvider, ReceivedRequest, recordings
 
@@ -258,6 +261,36 @@ def test_an_estimate_says_what_searching_may_cost(gateway: Gateway, customer: Cu
         answer = httpx.post(f"{gateway.origin}/v1/estimate?endpoint=responses", json=body, headers=customer.headers, timeout=30)
         most[tools] = float(answer.json()["cost_usd"]["at_most"])
     assert most[True] - most[False] == pytest.approx(searches.USUAL * (EACH + READ) / 10**9, abs=0.001)
+
+
+def test_what_a_search_costs_is_said_to_people_and_programs(gateway: Gateway, customer: Customer, new_model: Callable[..., str]) -> None:
+    priced, free = (
+        new_model("chat:text=1", kind="anthropic", route_format="messages", search_usd=usd, name="Finder") for usd in ("0.0125", None)
+    )
+    with httpx.Client(base_url=gateway.origin, headers=customer.headers, timeout=30) as client:
+        assert client.get(f"/v1/models/{priced}").json()["pricing"]["web_search"] == "0.0125"
+        assert client.get(f"/v1/models/{free}").json()["pricing"]["web_search"] == "0"
+        page, other = (re.sub(r"<[^>]+>|\s+", " ", client.get(f"/models/{slug}").text) for slug in (priced, free))
+    assert re.search(r"Web search\s+\$\s?0\.0125", page)
+    assert "Web search" not in other
+
+
+def test_the_pages_of_an_account_tell_of_its_searches(
+    gateway: Gateway, customer: Customer, new_model: Callable[..., str], usage_of: Callable[..., Any]
+) -> None:
+    person = new_person()
+    Membership.objects.create(user=person, account=customer.account, role=Membership.Role.OWNER)
+    model = new_model("chat:searches=2;text=3", kind="anthropic", route_format="messages", search_usd="0.01")
+    record = usage_of(ask(gateway, customer, "messages", model).headers["x-request-id"])
+    pages = browser_of(person)
+    base = f"/a/{customer.account.slug}"
+    receipt, usage = (
+        re.sub(r"<[^>]+>|\s+", " ", pages.get(f"{base}/{path}").content.decode()) for path in (f"requests/{record.request_id}", "usage")
+    )
+    assert "2 web searches" in receipt
+    assert re.search(r"Web searches by the provider\s+2\s+\$0\.01 each\s+\$0\.02", receipt)
+    assert "Web searches" in usage
+    assert pages.get(f"{base}/usage/table.json").json()["totals"]["web_searches"] == 2
 
 
 # What a request asks for and what an answer tells, pure
