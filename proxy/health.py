@@ -13,6 +13,7 @@ from proxy import failures
 FAILURES_TO_OPEN = 3
 COOL_DOWN_SECONDS = 10.0
 LONGEST_COOL_DOWN_SECONDS = 300.0
+MOST_DOUBLINGS = 10  # beyond the longest anyway, and a route may fail for weeks
 LONGEST_WAIT_SECONDS = 60.0
 REFUSED_KEY_SECONDS = 300.0
 Subject = tuple[str, object]
@@ -84,5 +85,5 @@ class Health:
         record.asked_to_wait = False
         if record.failures >= FAILURES_TO_OPEN:
             record.until = now + min(COOL_DOWN_SECONDS * 2**record.opened, LONGEST_COOL_DOWN_SECONDS)
-            record.opened += 1
+            record.opened = min(record.opened + 1, MOST_DOUBLINGS)
             record.failures = FAILURES_TO_OPEN - 1  # the probe after the cool-down decides alone

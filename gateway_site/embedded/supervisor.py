@@ -128,7 +128,7 @@ class Child:
             processes.kill_group(self._process)  # what it had forked would keep its port
             self._process = None
             self._crashes = 1 if time.monotonic() - self._started_at > _STEADY_SECONDS else self._crashes + 1
-            pause = min(_LONGEST_PAUSE_SECONDS, 0.5 * 2 ** (self._crashes - 1))
+            pause = min(_LONGEST_PAUSE_SECONDS, 0.5 * 2 ** min(self._crashes - 1, 10))
             self._start_at = time.monotonic() + pause
             return f"{self.name} ended by itself (status {status}); it starts again in {pause:g} s. Its log: {self.log}"
         if time.monotonic() >= self._start_at:

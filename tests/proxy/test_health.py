@@ -57,6 +57,12 @@ def test_a_failed_probe_doubles_the_cool_down_up_to_a_bound() -> None:
     assert waits[-1] == LONGEST_COOL_DOWN_SECONDS
 
 
+def test_a_route_may_fail_for_weeks() -> None:
+    health = Health()
+    fail(health, 5000, 0.0)
+    assert health.seconds_left(ROUTE, 0.0) == LONGEST_COOL_DOWN_SECONDS
+
+
 def test_a_success_forgets_the_doubling() -> None:
     health = Health()
     fail(health, FAILURES_TO_OPEN + 4, 0)
