@@ -31,7 +31,8 @@ class Meter:
         self._asked = 0  # nano-USD, with the last growth
         self._searches = 0  # as many as the held tokens are reckoned beside
         # Kept apart for searches to come, as long as the wallet can spare it.
-        self._spare_searches = ticket.ask.web_searches if self._covers(ticket.ask.web_searches) else 0
+        searches = ticket.ask.web_searches
+        self._spare_searches = searches if searches and self._covers(searches) else 0
         self._held_tokens = self._tokens_covered(ticket.held)
         self._noted_at = ticket.ask.clock
 

@@ -37,9 +37,8 @@ class Passage:
     largest: int = LARGEST_ANSWER
     finished: Callable[[], None] = _nothing  # to be called when the answer went well
     booked_first: bool = False  # whether the answer waits until it is charged: it gives the client something to come back for
-    write_down: Callable[[], Awaitable[None]] | None = (
-        None  # to be awaited before it is charged: what must not be forgotten once it is paid
-    )
+    # To be awaited before it is charged: what must not be forgotten once it is paid.
+    write_down: Callable[[], Awaitable[None]] | None = None
 
 
 class Surface(Protocol):
