@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 BYTES_KEPT = 4096
-OBJECTS_KEPT = 100
+OBJECTS_KEPT = 1000  # well above what a short run frees by chance
 _kept: list[object] = []
 
 
