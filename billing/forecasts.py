@@ -7,7 +7,7 @@ from django.db.models import Q
 
 from accounts.models import Account
 from billing import periods, usage_reports
-from billing.reports import SLOT, Period
+from billing.reports import Period
 from billing.usage_reports import Filters
 from billing.usage_table import Answer, Question
 from keys import budgets, playground
@@ -45,7 +45,8 @@ def of_month(
     """
     month = budgets.window_at("month", now, timezone=account.timezone)
     pace_from = now - timedelta(days=PACE_DAYS)
-    period = Period(min(month.starts_at, periods.latest_days(timezone=account.timezone, now=now, days=PACE_DAYS + 1).starts_at), now + SLOT)
+    latest = periods.latest_days(timezone=account.timezone, now=now, days=PACE_DAYS + 1)
+    period = Period(min(month.starts_at, latest.starts_at), latest.ends_at)
     if known is not None and _covers(known[0], period, filters):
         steps = known[1].steps
     else:

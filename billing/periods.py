@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
 from billing import reports
-from billing.reports import SLOT, InvalidParameter, Period
+from billing.reports import InvalidParameter, Period, end_of_slot
 from keys import budgets
 
 PRESETS: Mapping[str, str] = {
@@ -67,8 +67,7 @@ def read_step(text: str, period: Period) -> str:
 def steps_of(period: Period, step: str, *, timezone: str) -> list[datetime]:
     """When each step of a period begins; the first may begin before the period does."""
     if step == "hour":
-        local = period.starts_at.astimezone(budgets.zone(timezone))
-        begins = period.starts_at - timedelta(minutes=local.minute, seconds=local.second, microseconds=local.microsecond)
+        begins = _hour_of(period.starts_at, timezone)
         count = -(-(period.ends_at - begins) // timedelta(hours=1))
         return [begins + timedelta(hours=number) for number in range(count)]
     found, window = [], budgets.window_at(step, period.starts_at, timezone=timezone)
@@ -89,12 +88,12 @@ def label(moment: datetime, step: str, *, timezone: str, short: bool) -> str:
 def _preset(preset: str, *, timezone: str, now: datetime) -> Period:
     now = now.astimezone(UTC)
     if preset == "24h":
-        return Period(now.replace(minute=0, second=0, microsecond=0) - timedelta(hours=23), now + SLOT)
+        return Period(_hour_of(now, timezone) - timedelta(hours=23), end_of_slot(now))
     if preset in _DAYS:
         return latest_days(timezone=timezone, now=now, days=_DAYS[preset])
     month = budgets.window_at("month", now, timezone=timezone)
     if preset == "month":
-        return Period(month.starts_at, now + SLOT)
+        return Period(month.starts_at, end_of_slot(now))
     before = budgets.window_at("month", month.starts_at - timedelta(hours=12), timezone=timezone)
     return Period(before.starts_at, before.ends_at)
 
@@ -104,7 +103,12 @@ def latest_days(*, timezone: str, now: datetime, days: int) -> Period:
     today = budgets.window_at("day", now, timezone=timezone).starts_at
     # Through local noon, so that a day of 23 or 25 hours on the way is still one day.
     first = budgets.window_at("day", today + timedelta(hours=12) - timedelta(days=days - 1), timezone=timezone).starts_at
-    return Period(first, now + SLOT)
+    return Period(first, end_of_slot(now))
+
+
+def _hour_of(moment: datetime, timezone: str) -> datetime:
+    local = moment.astimezone(budgets.zone(timezone))  # some zones are a quarter or half an hour off
+    return moment - timedelta(minutes=local.minute, seconds=local.second, microseconds=local.microsecond)
 
 
 def _between(first: str, last: str, *, timezone: str, now: datetime) -> Chosen:

@@ -79,6 +79,11 @@ def read_period(start: str | None, end: str | None, *, timezone: str, now: datet
     return Period(starts_at, ends_at)
 
 
+def end_of_slot(now: datetime) -> datetime:
+    """Where a period ends that goes on until now: with the slot that now is in, so that it never reaches into a day or a month to come."""
+    return now - (now - EARLIEST) % SLOT + SLOT
+
+
 def _read_moment(param: str, text: str, timezone: str) -> datetime:
     try:
         if len(text) == len("2026-01-31"):

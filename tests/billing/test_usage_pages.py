@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from django.db import connection
@@ -225,6 +226,22 @@ def test_periods_are_days_of_the_accounts_calendar() -> None:
     assert (week.first.isoformat(), week.last.isoformat()) == ("2026-03-25", "2026-03-31")
     kathmandu = periods.choose({"period": "24h"}, timezone="Asia/Kathmandu", now=now, default="30d").period
     assert all(step.minute == 15 for step in periods.steps_of(kathmandu, "hour", timezone="Asia/Kathmandu"))
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "Asia/Kathmandu", "Pacific/Auckland"])
+@pytest.mark.parametrize("before", [timedelta(0), timedelta(microseconds=1), timedelta(minutes=7), timedelta(minutes=15)])
+def test_no_chart_reaches_into_the_day_or_month_to_come(zone: str, before: timedelta) -> None:
+    midnight = datetime(2026, 4, 1, tzinfo=ZoneInfo(zone)).astimezone(UTC)
+    now = midnight - before
+    of_today = (midnight if now >= midnight else midnight - timedelta(days=1)).astimezone(ZoneInfo(zone)).date()
+    for preset, step, count in (("7d", "day", 7), ("30d", "day", 30), ("24h", "hour", 24)):
+        chosen = periods.choose({"period": preset}, timezone=zone, now=now, default="30d")
+        assert chosen.last == of_today
+        assert len(periods.steps_of(chosen.period, step, timezone=zone)) == count
+        assert chosen.period.ends_at > now
+    month = periods.choose({"period": "month"}, timezone=zone, now=now, default="30d")
+    assert (month.first, month.last) == (of_today.replace(day=1), of_today)
+    assert len(periods.steps_of(month.period, "month", timezone=zone)) == 1
 
 
 def test_a_chart_never_has_more_steps_than_can_be_read() -> None:
