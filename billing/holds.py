@@ -100,7 +100,7 @@ class Placed:
 
 @dataclass(slots=True)
 class Growth:
-    """A stream's wish: hold `amount` nano-USD in all; so far `accrued` nano-USD for these tokens were delivered.
+    """A stream's wish: hold `amount` nano-USD in all; so far `accrued` nano-USD for these tokens and searches were delivered.
 
     `tokens_out` of the plan's output tokens are held with it, as far as the quota has them.
     """
@@ -111,6 +111,7 @@ class Growth:
     accrued: int
     input_tokens: int
     output_tokens: int
+    web_searches: int = 0
     tokens_out: int = 0
 
 
@@ -207,6 +208,7 @@ class HoldDesk:
                             "accrued": growth.accrued,
                             "input_tokens": growth.input_tokens,
                             "output_tokens": growth.output_tokens,
+                            "web_searches": growth.web_searches,
                             "tokens_out": growth.tokens_out,
                         }
                         for growth in batch

@@ -119,6 +119,7 @@ class Ticket:
                 0 if self.costs_nothing else pricing.cost(self.price, usage),
                 usage.total_input_tokens,
                 usage.total_output_tokens,
+                usage.web_searches,
                 tokens_out,
             )
         )

@@ -72,6 +72,7 @@ class Hold(models.Model):
     accrued = models.BigIntegerField(default=0, help_text="What the delivered part costs so far: charged when the owner dies.")
     input_tokens = models.BigIntegerField(default=0)
     output_tokens = models.BigIntegerField(default=0)
+    web_searches = models.BigIntegerField(default=0, db_default=0)
     free_after = models.BigIntegerField(help_text="What was free once this hold was placed: the witness that it fitted.")
     key_window = models.BigIntegerField(null=True)
     quota_window = models.BigIntegerField(null=True)

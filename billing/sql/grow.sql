@@ -28,8 +28,8 @@ BEGIN
         SELECT x.*, w.id AS wallet, w.status AS wallet_status, w.balance - w.held AS wallet_free, h.amount AS has, h.key_window,
             h.quota_window, k.id AS key_id, k.budget_nano, k.revoked_at, k.is_disabled, a.is_active AS account_active
         FROM ROWS FROM (jsonb_to_recordset(requests) AS (id uuid, account bigint, amount bigint, accrued bigint, input_tokens bigint,
-                output_tokens bigint, tokens_out bigint))
-            WITH ORDINALITY AS x (id, account, amount, accrued, input_tokens, output_tokens, tokens_out, n)
+                output_tokens bigint, web_searches bigint, tokens_out bigint))
+            WITH ORDINALITY AS x (id, account, amount, accrued, input_tokens, output_tokens, web_searches, tokens_out, n)
         LEFT JOIN billing_wallet w ON w.account_id = x.account
         LEFT JOIN billing_hold h ON h.request_id = x.id AND h.wallet_id = w.id
         LEFT JOIN accounts_account a ON a.id = x.account
@@ -83,8 +83,10 @@ BEGIN
         END IF;
         UPDATE billing_hold h
             SET amount = h.amount + extra, quota_input_tokens = h.quota_input_tokens + quota_in,
-                quota_output_tokens = h.quota_output_tokens + quota_out, accrued = GREATEST(h.accrued, r.accrued), input_tokens = GREATEST(h.input_tokens, r.input_tokens),
-                output_tokens = GREATEST(h.output_tokens, r.output_tokens), free_after = CASE WHEN extra > 0 THEN free - extra ELSE h.free_after END
+                quota_output_tokens = h.quota_output_tokens + quota_out, accrued = GREATEST(h.accrued, r.accrued),
+                input_tokens = GREATEST(h.input_tokens, r.input_tokens), output_tokens = GREATEST(h.output_tokens, r.output_tokens),
+                web_searches = GREATEST(h.web_searches, r.web_searches),
+                free_after = CASE WHEN extra > 0 THEN free - extra ELSE h.free_after END
             WHERE h.request_id = r.id;
         IF extra > 0 AND r.key_window IS NOT NULL THEN
             UPDATE billing_spendwindow SET held = held + extra WHERE id = r.key_window;

@@ -213,11 +213,11 @@ def test_a_raised_quota_admits_at_once(desk: Desk) -> None:
 
 def test_a_hold_grows_by_what_is_free_and_notes_what_was_delivered(desk: Desk) -> None:
     request = desk.hold(USD)
-    grown = desk.grow({"id": request["id"], "amount": 3 * USD, "accrued": 5, "input_tokens": 3, "output_tokens": 2})
+    grown = desk.grow({"id": request["id"], "amount": 3 * USD, "accrued": 5, "input_tokens": 3, "output_tokens": 2, "web_searches": 1})
     assert grown == [3 * USD]
     assert desk.grow({"id": request["id"], "amount": 30 * USD}) == [10 * USD]
     hold = Hold.objects.get(pk=request["id"])
-    assert (hold.amount, hold.accrued, hold.input_tokens, hold.output_tokens) == (10 * USD, 5, 3, 2)
+    assert (hold.amount, hold.accrued, hold.input_tokens, hold.output_tokens, hold.web_searches) == (10 * USD, 5, 3, 2, 1)
     assert desk.wallet.free == 0
 
 

@@ -478,7 +478,7 @@ def test_a_management_key_reads_its_account(open_tenant: OpenTenant) -> None:
 
 # -- GET /v1/generation: the receipt -----------------------------------------------------------------------------------------------------
 
-ALL_BUCKETS = TokenUsage(1001, 203, 305, 407, 509, 611, 713, 815, 3)
+ALL_BUCKETS = TokenUsage(1001, 203, 305, 407, 509, 611, 713, 815, 3, 7)
 RATES = {
     "input": 3_000_000_007,
     "cached_input": 300_000_001,
@@ -489,6 +489,7 @@ RATES = {
     "reasoning": 15_000_000_019,
     "audio_output": 80_000_000_023,
     "image": 40_000_000_000_029,
+    "web_search": 10_000_000_000_037,
     "request": 5_000_000_031,
 }
 
@@ -512,7 +513,7 @@ def test_a_receipt_can_be_recomputed_from_its_lines(alice: Tenant, shelf: Shelf,
     request_id = alice.settle(ALL_BUCKETS, price)
     data = alice.get("/v1/generation", id=request_id).body["data"]
     receipt = data["receipt"]
-    assert len(receipt["lines"]) == 10
+    assert len(receipt["lines"]) == 11
     assert recomputed(receipt) == Decimal(receipt["list_cost"]) == Decimal(receipt["charged"])
     assert (receipt["adjustment"], receipt["written_off"], receipt["not_charged"]) == ("0.00", "0.00", "0.00")
     assert (receipt["price_version"]["id"], receipt["markup"]["ppm"]) == (price.pk, markup_ppm)
@@ -597,17 +598,18 @@ def test_an_answer_without_output_has_no_lines_though_the_provider_counted(alice
 
 def test_a_request_whose_server_died_has_a_receipt_too(alice: Tenant, shelf: Shelf) -> None:
     price = price_of(shelf)
-    usage = TokenUsage(input_tokens=100, output_tokens=50)
+    usage = TokenUsage(input_tokens=100, output_tokens=50, web_searches=2)
     owed = pricing.cost(price.frozen(), usage)
     owner = alice.desk.make_owner()
     about = {**alice.desk.request(1)["about"], "model": price.model.slug, "price": price.pk}
     request = alice.desk.hold(2 * owed, key=alice.key, owner=owner, about=about, started=timezone.now())
-    alice.desk.grow({"id": request["id"], "amount": 2 * owed, "accrued": owed, "input_tokens": 100, "output_tokens": 50})
+    alice.desk.grow({"id": request["id"], "amount": 2 * owed, "accrued": owed, "input_tokens": 100, "output_tokens": 50, "web_searches": 2})
     alice.desk.kill_owner(owner)
     alice.desk.sweep()
     receipt = alice.get("/v1/generation", id=request["id"]).body["data"]["receipt"]
     assert (receipt["rule"]["name"], receipt["status"], receipt["charged"]) == ("swept_partial", "swept", usd(owed))
     assert recomputed(receipt) == Decimal(receipt["list_cost"])
+    assert (receipt["tokens"]["web_searches"], receipt["adjustment"]) == (2, "0.00")
     # It had not died: it comes back and tells that less was used than it noted. The charge stays, as an adjustment.
     alice.desk.settle(alice.desk.record(request, 1, input_tokens=1, price=price.pk, model=price.model.slug, list_cost=1))
     receipt = alice.get("/v1/generation", id=request["id"]).body["data"]["receipt"]
