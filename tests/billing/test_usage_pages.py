@@ -207,7 +207,9 @@ def test_the_page_asks_a_fixed_number_of_queries(open_desk: OpenDesk) -> None:
                 assert client.get(f"/a/{desk.slug}/usage", {"by": by, "whole": "1"}).status_code == 200
             worst = max(worst, len(queries))
         counts.append(worst)
-    assert counts[0] == counts[1] <= 14
+    assert (
+        counts[0] == counts[1] <= 18
+    )  # four of them on a month's 31st day alone: the forecast asks for the day that thirty days leave out
 
 
 # -- Periods (pure) -------------------------------------------------------------------------------------------------------------------

@@ -273,7 +273,8 @@ def test_a_failed_renewal_is_tried_again_and_in_the_end_given_up(fake: FakeStrip
     lost, _ = subscribe(fake, client)
     for one in (saved, lost):
         fake.change_card(str(one.default_payment_method), "4000000000000341")
-    fake.advance(32 * DAY)
+    period_end = fake.object(saved.id)["items"]["data"][0]["current_period_end"]
+    fake.advance(period_end - fake.store.now + DAY)  # after the first try, before the second, however long the month
     assert {fake.object(one.id)["status"] for one in (saved, lost)} == {"past_due"}
     fake.change_card(str(saved.default_payment_method), "4242424242424242")
     assert client.v1.invoices.pay(fake.object(saved.id)["latest_invoice"]).status == "paid"

@@ -7,6 +7,7 @@ address needs to be filled in with is in `FILLED`: a new page with a new kind of
 import gzip
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from django.utils import timezone
 
 from accounts import invitations
 from accounts.models import Account, Membership, OutboxMessage
-from billing import sample
+from billing import ledger, sample
 from billing.models import Plan, Subscription, TopUp, UsageRecord, Wallet
 from billing.notices import endpoints
 from catalog.models import CatalogVersion, Model
-from tests.accounts.people import new_person
+from tests.accounts.people import House, new_person
 from tests.journeys import browser as browser_fixtures
 from tests.journeys.browser import Complaints, settle, sign_in, watch
 from tests.routes import ROUTES, Route
@@ -204,6 +205,32 @@ def test_the_fullest_pages_are_accessible_in_the_dark(browser: Any, gateway: Any
             faults[address] = found
     context.close()
     assert not faults, told(faults)
+
+
+def test_the_statements_of_a_year_can_be_tapped_one_by_one(browser: Any, gateway: Any) -> None:
+    if not AXE.exists():
+        pytest.skip("axe-core is not installed (make node-sdks)")
+    house, now = House(), timezone.now()
+    ledger.credit(
+        wallet_id=Wallet.objects.get(account=house.account).pk,
+        amount=1,
+        kind="promo",
+        debit_account="promo",
+        source_type="test",
+        source_id=house.account.slug,
+        actor="test",
+        note="",
+        now=now - timedelta(days=365),
+    )
+    context = browser.new_context(base_url=gateway.origin, viewport=PHONE)
+    page = context.new_page()
+    page.origin = gateway.origin
+    sign_in(page, house.user("owner"))
+    page.goto(f"{house.base}/billing/statements")
+    assert page.get_by_role("main").get_by_role("listitem").count() in (12, 13)
+    faults = inaccessible(page)
+    context.close()
+    assert not faults, faults
 
 
 def test_a_first_page_weighs_little(account: Account) -> None:
