@@ -54,6 +54,7 @@ class ApiKey(models.Model):
     last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
 
     class Meta:
+        verbose_name = "API key"
         indexes = [models.Index(fields=["account", "-created_at"], name="key_by_account")]
         constraints = [
             models.CheckConstraint(

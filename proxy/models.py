@@ -66,6 +66,7 @@ class OpenOperation(models.Model):
     looks = models.PositiveIntegerField(default=0)
 
     class Meta:
+        verbose_name = "open video"
         indexes = [models.Index(fields=["next_look_at"], name="open_operation_by_look")]
 
     def __str__(self) -> str:

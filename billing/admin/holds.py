@@ -30,6 +30,7 @@ class HoldAdmin(WalletTableAdmin):
         "free_after_usd",
         "input_tokens",
         "output_tokens",
+        "web_searches",
         "quota_input_tokens",
         "quota_output_tokens",
         "about",

@@ -29,6 +29,9 @@ class StripeCustomer(models.Model):
     is_deleted = models.BooleanField(default=False, help_text="Deleted at Stripe: a new one is made when it is needed.")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
+    class Meta:
+        verbose_name = "Stripe customer"
+
     def __str__(self) -> str:
         return self.customer_id
 
@@ -76,6 +79,7 @@ class TopUp(models.Model):
     updated_at = models.DateTimeField(default=timezone.now)
 
     class Meta:
+        verbose_name = "top-up"
         constraints = [
             models.CheckConstraint(condition=Q(credit_nano__gt=0, charge_minor__gt=0), name="top_up_positive"),
             models.CheckConstraint(condition=Q(currency="usd"), name="top_up_is_usd"),
@@ -150,6 +154,7 @@ class StripeEvent(models.Model):
     done_at = models.DateTimeField(null=True)
 
     class Meta:
+        verbose_name = "Stripe event"
         indexes = [
             models.Index(fields=["next_try_at"], condition=Q(state__in=["received", "failed"]), name="stripe_event_due"),
             models.Index(fields=["-received_at"], name="stripe_event_by_time"),

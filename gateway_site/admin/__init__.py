@@ -94,6 +94,7 @@ SIDEBAR: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
         "Traffic",
         (
             ("Requests", "query_stats", "billing.usagerecord"),
+            ("Open videos", "movie", "proxy.openoperation"),
             ("Serving processes", "memory", "billing.holdowner"),
             ("Tasks", "schedule", "billing.taskrun"),
             ("Stripe's events", "inbox", "billing.stripeevent"),

@@ -54,6 +54,7 @@ from gateway_site.admin_base import BigTableAdmin, ReadOnlyAdmin
 from gateway_site.changes import CHANNEL
 from keys import issuing, secret
 from keys.models import ApiKey
+from proxy.models import OpenOperation
 from tests.billing.desk import Desk
 from tests.conftest import Customer, make_customer
 
@@ -74,6 +75,7 @@ BOOKS = [
     UsageRecord,
     SpendWindow,
     TaskRun,
+    OpenOperation,
     Alert,
     WebhookEndpoint,
     OutboxMessage,
@@ -168,6 +170,9 @@ def world(_database: None) -> Iterator[dict[Any, Any]]:
         Hold: Hold.objects.get(pk=open_request["id"]),
         HoldOwner: HoldOwner.objects.get(pk=desk.owner),
         UsageRecord: record,
+        OpenOperation: OpenOperation.objects.create(
+            request_id=record.pk, account=desk.account, name="v1-sealed", created_at=now, next_look_at=now
+        ),
         SpendWindow: desk.window_of(desk.key),
         TaskRun: TaskRun.objects.create(name=uuid.uuid4().hex, last_started_at=now, last_error="ValueError: no luck"),
         Alert: Alert.objects.create(
