@@ -86,6 +86,7 @@ def pay(page: Any, number: str = GOOD) -> None:  # noqa: F811
 def says(page: Any, words: str) -> None:  # noqa: F811
     try:
         page.get_by_text(words).first.wait_for(timeout=30_000)  # a busy machine, and Stripe's library loaded for the first time
+        page.wait_for_load_state("load")  # so that a button that opens a dialog does
     except Exception as error:
         raise AssertionError(f"{page.url} does not say {words!r}:\n{page.locator('body').inner_text()[:1500]}") from error
 
