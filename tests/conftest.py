@@ -244,8 +244,10 @@ def make_model(
     input_usd: str = "1",
     output_usd: str = "2",
     search_usd: str | None = None,
+    image_usd: str | None = None,
     max_output: int = 4096,
     route_format: str = "",
+    model_kind: str = "text",
     lasting: bool = False,
     **fields: Any,
 ) -> str:
@@ -254,7 +256,7 @@ def make_model(
     from catalog.money import nano_from_usd
 
     name = f"fake/{uuid.uuid4().hex[:16]}"
-    model = Model.objects.create(slug=name, max_output=max_output, **fields)
+    model = Model.objects.create(slug=name, kind=model_kind, max_output=max_output, **fields)
     if not lasting:
         _made.append(name)
     Price.objects.create(
@@ -262,6 +264,7 @@ def make_model(
         input=nano_from_usd(input_usd),
         output=nano_from_usd(output_usd),
         web_search=None if search_usd is None else nano_from_usd(search_usd) * 1_000_000,
+        image=None if image_usd is None else nano_from_usd(image_usd) * 1_000_000,
         effective_from=timezone.now() - timedelta(hours=1),
     )
     for priority, upstream_model in enumerate(upstream_models):

@@ -12,6 +12,7 @@ import psycopg
 from psycopg.types.json import Json
 
 from tests.faults.chaos import failpoints
+from tests.faults.chaos.films import Films
 from tests.faults.chaos.load import Load
 from tests.faults.chaos.servers import VICTIMS, Servers
 from tests.faults.chaos.till import Till
@@ -42,6 +43,7 @@ class Campaign:
         self.problems: list[str] = []
         shop, port = servers.shop, servers.port
         self.load = Load(port, shop["secrets"], shop["models"], seed)
+        self.films = Films(port, shop["directors"], shop["films"], seed)
         self.till = Till(
             port, servers.stripe_url, servers.stripe_key, shop["payers"], shop["automatic"], shop["codes"], shop["plans"], shop["subscribers"], seed
         )  # fmt: skip
@@ -63,7 +65,7 @@ class Campaign:
     def _rounds(self, victims: Sequence[str], seconds: float) -> None:
         """People in threads of their own; kills from this one, because a server dies with the thread that started it."""
         stop = threading.Event()
-        threads = [threading.Thread(target=each.run, args=(stop,)) for each in (self.load, self.till)]
+        threads = [threading.Thread(target=each.run, args=(stop,)) for each in (self.load, self.films, self.till)]
         for thread in threads:
             thread.start()
         began = time.monotonic()
@@ -128,11 +130,11 @@ class Campaign:
 
         def is_quiet() -> bool:
             servers.mend()
-            for deed in ("sweep", "fetch_events", "drain", "refill", "ask_about", "attend", "expire"):
+            for deed in ("sweep", "fetch_events", "drain", "refill", "ask_about", "attend", "expire", "look_after_videos"):
                 servers.do(deed)
             left = servers.do("unfinished")
             states.append(left)
-            return not left["holds"] and not left["events"] and not list(servers.spool.glob("settle-*"))
+            return not left["holds"] and not left["events"] and not left["videos"] and not list(servers.spool.glob("settle-*"))
 
         def is_all_handled() -> bool:
             """What was fetched last may be in the hands of a web process that is not through with it."""
@@ -152,7 +154,7 @@ class Campaign:
     def _judge(self) -> Verdict:
         self._audit(sum(self.kills.values()))
         with self.servers.sql() as database:
-            verdict = judge(database, self.load, self.till, postgres_deaths=self.servers.postgres_deaths)
+            verdict = judge(database, self.load, self.films, self.till, postgres_deaths=self.servers.postgres_deaths)
         verdict.problems = [*self.problems, *verdict.problems]
         verdict.figures = {"kills": dict(self.kills), "audits under way": self.audits, **verdict.figures}
         return verdict

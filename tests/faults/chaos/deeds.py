@@ -20,6 +20,8 @@ from billing.gifts import adjustments, codes
 from billing.models import Hold, Plan, StripeEvent, TopUp
 from billing.payments import auto_top_up, backfill, cards, inbox, plan_changes, reversals, stripe_client, subscriptions, top_ups
 from catalog.money import NANO_PER_USD
+from proxy import open_operations
+from proxy.models import OpenOperation
 
 LATER = timedelta(hours=2)  # beyond what the nightly round leaves alone because it may be on its way
 Fields = dict[str, Any]
@@ -210,6 +212,12 @@ def fetch_events(_fields: Fields, now: datetime) -> Fields:
     return {"taken": backfill.fetch_recent(last=now, now=now)}
 
 
+def look_after_videos(_fields: Fields, now: datetime) -> Fields:
+    """Ask how the videos stand that nobody polls, and pay back what did not come."""
+    done = open_operations.look_after(now=now, limit=50, seconds=10)
+    return {"ended": done.ended, "paid back": done.paid_back, "given up": done.given_up}
+
+
 def drain(_fields: Fields, now: datetime) -> Fields:
     """Handle what lies in the inbox, whatever pause it is in."""
     return {"handled": inbox.drain(now=now + LATER, limit=1000)}
@@ -235,7 +243,7 @@ def unfinished(_fields: Fields, _now: datetime) -> Fields:
     """Count what is still on its way."""
     waiting = StripeEvent.objects.filter(state__in=[StripeEvent.State.RECEIVED, StripeEvent.State.FAILED])
     errors = list(waiting.exclude(last_error="").values_list("type", "last_error")[:3])
-    return {"holds": Hold.objects.count(), "events": waiting.count(), "errors": errors}
+    return {"holds": Hold.objects.count(), "events": waiting.count(), "videos": OpenOperation.objects.count(), "errors": errors}
 
 
 DEEDS: dict[str, Callable[[Fields, datetime], Fields]] = {
@@ -243,6 +251,6 @@ DEEDS: dict[str, Callable[[Fields, datetime], Fields]] = {
     for deed in (
         *(top_up, come_back, save_card, agree, refund, redeem, adjust, grant, change_plan),
         *(sell, subscribe, change_subscription, cancel, resume),
-        *(expire, sweep, refill, attend, fetch_events, drain, ask_about, compare, audit, unfinished),
+        *(expire, sweep, refill, attend, look_after_videos, fetch_events, drain, ask_about, compare, audit, unfinished),
     )
 }

@@ -29,6 +29,9 @@ POINTS: dict[str, tuple[str, str, str, str]] = {
     "auto top-up: charged, not credited": ("billing.payments.auto_top_up", "", "_settle", "before"),
     "refund: made at Stripe, not taken back": ("billing.payments.stripe_client", "", "create_refund", "after"),
     "clawback: about to be booked": ("billing.payments.bookings", "", "take_back", "before"),
+    "video: written down, not charged": ("proxy.open_operations", "OpenOperations", "note", "after"),
+    "video: charged, order not answered": ("proxy.videos", "", "start", "after"),
+    "video: paid back, still open": ("billing.undelivered", "", "refund", "after"),
     "plan: paid, credit not granted": ("billing.payments.plan_changes", "", "_grant", "before"),
     "plan: credit granted, not committed": ("billing.payments.plan_changes", "", "_grant", "after"),
 }

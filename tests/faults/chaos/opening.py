@@ -6,6 +6,7 @@ from pathlib import Path
 from django.core.management import call_command
 from django.utils import timezone
 
+from tests.faults.chaos import films
 from tests.faults.chaos.load import UPSTREAM_MODELS
 
 USD = 1_000_000_000
@@ -33,6 +34,11 @@ def prepare(told: Path, base_url: str) -> None:
     made = codes.create_codes(count=1000, amount_nano=700_000_000, most_uses=3, user=None, now=timezone.now())
     plans = [Plan.objects.create(slug=slug, monthly_output_tokens=tokens).slug for slug, tokens in (("chaos-a", None), ("chaos-b", 10**9))]
     subscribers = [make_customer(usd="1") for _ in range(3)]
+    directors = [make_customer(usd="1000"), make_customer(usd="1000", budget_nano=10**12, budget_window="day"), make_customer(usd="2")]
+    delivers = {}
+    for knobs, delivered in films.KINDS.items():
+        model = make_model(base_url, f"chat:{knobs}", kind="google", model_kind="video", image_usd=films.USD_PER_SECOND)
+        delivers[model] = delivered
     Plan.objects.get_or_create(is_default=True, defaults={"slug": "chaos-default"})
     for slug, (price, included) in SOLD.items():
         Plan.objects.create(slug=slug, price_nano=price * USD, included_credit_nano=included * USD)
@@ -41,6 +47,8 @@ def prepare(told: Path, base_url: str) -> None:
         "models": models,
         "payers": [one.account.pk for one in payers],
         "automatic": [one.account.pk for one in automatic],
+        "directors": [one.secret for one in directors],
+        "films": delivers,
         "subscribers": [one.account.pk for one in subscribers],
         "codes": [one.code for one in made],
         "plans": plans,

@@ -14,6 +14,7 @@ class Planting(AppConfig):
     def ready(self) -> None:
         """Shorten the waits, install the failpoints."""
         from billing.payments import auto_top_up, inbox, strikes  # not above: the apps have to be there first
+        from proxy import open_operations
         from tests.faults.chaos import failpoints
 
         inbox.LEASE = timedelta(seconds=2)
@@ -22,4 +23,6 @@ class Planting(AppConfig):
         auto_top_up.COOLDOWN = timedelta(seconds=3)
         auto_top_up.RESEND_AFTER = timedelta(seconds=1)
         strikes.RETRY_AFTER = timedelta(seconds=1)
+        open_operations.FIRST_WAIT = timedelta(seconds=0.5)
+        open_operations.LONGEST_WAIT = timedelta(seconds=2)
         failpoints.install()

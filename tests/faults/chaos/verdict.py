@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 
+from tests.faults.chaos.films import NANO_PER_SECOND, SECONDS, VIDEOS, Films
 from tests.faults.chaos.load import Load
 from tests.faults.chaos.opening import SOLD
 from tests.faults.chaos.servers import request
@@ -33,10 +34,11 @@ class Verdict:
     figures: dict[str, Any] = field(default_factory=dict)
 
 
-def judge(database: Database, load: Load, till: Till, *, postgres_deaths: Sequence[float]) -> Verdict:
+def judge(database: Database, load: Load, films: Films, till: Till, *, postgres_deaths: Sequence[float]) -> Verdict:
     """Compare everything, when all is quiet. `postgres_deaths` are the moments in which PostgreSQL was killed, in seconds of the epoch."""
     verdict = Verdict(problems=list(till.problems))
     _judge_requests(database, load, postgres_deaths, verdict)
+    _judge_films(database, films, postgres_deaths, verdict)
     _judge_promises(database, till, verdict)
     _judge_payments(database, till, verdict)
     _judge_plans(database, till, verdict)
@@ -83,6 +85,42 @@ def _died_twice(request_id: str, postgres_deaths: Sequence[float]) -> bool:
     """
     began = (uuid.UUID(request_id).int >> 80) / 1000
     return any(0 <= death - began < UNFLUSHED_SECONDS for death in postgres_deaths)
+
+
+def _judge_films(database: Database, films: Films, postgres_deaths: Sequence[float], verdict: Verdict) -> None:
+    """An order that was accepted is charged; what did not come of it is paid back once, whether anybody asked or not."""
+    rows = database.execute(
+        "SELECT u.request_id::text, u.model, u.cost, COUNT(t.id), COALESCE(SUM(t.amount), 0), u.rule FROM billing_usagerecord u"
+        " LEFT JOIN billing_transfer t ON t.kind = 'undelivered' AND t.source_id = u.request_id::text WHERE u.model = ANY(%s) GROUP BY 1, 2, 3, 6",
+        [list(films.delivers)],
+    ).fetchall()
+    records = {row[0]: row[1:] for row in rows}
+    unwritten = []
+    for id_, (model, cost, refunds, back, _rule) in records.items():
+        owed = max(0, cost - films.delivers[model] * SECONDS * NANO_PER_SECOND)
+        if refunds > 1 or (refunds and back != owed) or (id_ in films.ended and back != owed):
+            verdict.problems.append(
+                f"order {id_} was charged {cost} nano-USD, {owed} are to be paid back, and {back} were, in {refunds} times"
+            )
+        elif back != owed:
+            unwritten.append(id_)
+    # It is written down before it is charged; only PostgreSQL's death may keep it from that, and then its customer has to ask.
+    if forgotten := [id_ for id_ in unwritten if not _died_twice(id_, postgres_deaths)]:
+        verdict.problems.append(f"{len(forgotten)} orders were never paid back, such as {forgotten[:SOME]}")
+    full = VIDEOS * SECONDS * NANO_PER_SECOND
+    for id_ in films.ordered:
+        charged, rule = (records[id_][1], records[id_][4]) if id_ in records else (0, "")
+        if charged != full and rule != "overrun" and not _died_twice(id_, postgres_deaths):
+            verdict.problems.append(f"order {id_} was accepted and is charged {charged} nano-USD")
+    strays = _one(database, "SELECT COUNT(*) FROM billing_transfer WHERE kind = 'undelivered'") - sum(row[2] for row in records.values())
+    if strays:
+        verdict.problems.append(f"{strays} times something was paid back for no order")
+    verdict.figures |= {
+        "directors saw": dict(films.statuses),
+        "orders charged": sum(1 for row in records.values() if row[1]),
+        "orders paid back": sum(1 for row in records.values() if row[2]),
+        "orders nobody could write down, and nobody asked about": len(unwritten),
+    }
 
 
 def _judge_promises(database: Database, till: Till, verdict: Verdict) -> None:
