@@ -32,6 +32,7 @@ log = structlog.get_logger(__name__)
 FIRST_WAIT = timedelta(minutes=15)  # whoever waits for a video has asked by then
 LONGEST_WAIT = timedelta(hours=6)
 GIVEN_UP_AFTER = timedelta(days=3)  # Google keeps operations for about two
+NOTE_PAUSES = (0.4, 0.8, 1.6)  # seconds; longer than a lane that has failed fails at once
 AT_ONCE = 4  # looks at a time: the answer to one may have the videos in it
 LOOK_SECONDS = 20.0
 
@@ -47,11 +48,21 @@ class OpenOperations:
         self._lane = lane
 
     async def note(self, request_id: uuid.UUID, name: str, *, account_id: int, now: datetime) -> None:
-        """Write down that the operation is open, under the `name` that its account knows it by."""
-        try:
-            await self._lane.fetch(NOTE, [request_id, account_id, name, now, now + FIRST_WAIT])
-        except (DatabaseUnavailable, psycopg.Error) as error:
-            log.warning("open_operation_not_noted", request_id=str(request_id), error=str(error))
+        """Write down that the operation is open, under the `name` that its account knows it by.
+
+        Tried again for a few seconds: after a restart of PostgreSQL the first statement of a lane fails, and what is not written down is only
+        paid back when somebody asks.
+        """
+        for pause in (*NOTE_PAUSES, None):
+            try:
+                await self._lane.fetch(NOTE, [request_id, account_id, name, now, now + FIRST_WAIT])
+            except (DatabaseUnavailable, psycopg.Error) as error:
+                if pause is None:
+                    log.warning("open_operation_not_noted", request_id=str(request_id), error=str(error))
+                else:
+                    await asyncio.sleep(pause)
+            else:
+                return
 
     async def forget(self, request_id: uuid.UUID) -> None:
         """Its end was seen, and nothing is owed any more."""

@@ -23,6 +23,7 @@ from proxy import envelopes, open_operations, tasks
 from proxy.models import OpenOperation
 from proxy.open_operations import OpenOperations, Round
 from proxy.operations import Names
+from tests.billing.desk import connect
 from tests.conftest import Customer, free_port
 from tests.proxy.test_videos import ASKED, look, order_of, refunds, sell
 
@@ -112,6 +113,19 @@ async def test_a_database_that_is_away_keeps_nobody_from_an_operation() -> None:
     ours = OpenOperations(lane)
     await ours.note(uuid.uuid4(), "name", account_id=1, now=timezone.now())
     await ours.forget(uuid.uuid4())
+
+
+async def test_the_first_order_after_a_restart_of_postgresql_is_written_down(customer: Customer) -> None:
+    lane, request_id = Lane(settings.DATABASE_URL, deadline_seconds=5), uuid.uuid4()
+    ((backend,),) = await lane.fetch("SELECT pg_backend_pid()")
+    with connect() as database:
+        assert database.execute("SELECT pg_terminate_backend(%s)", [backend]).fetchone() == (True,)
+    await OpenOperations(lane).note(request_id, "name", account_id=customer.account.pk, now=timezone.now() + timedelta(days=9))
+    await lane.close()
+    with connect() as database:
+        assert database.execute("DELETE FROM proxy_openoperation WHERE request_id = %s RETURNING name", [request_id]).fetchall() == [
+            ("name",)
+        ]
 
 
 def test_an_open_operation_goes_with_its_account() -> None:
