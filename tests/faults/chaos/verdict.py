@@ -22,6 +22,7 @@ from tests.faults.chaos.till import Till
 
 NANO_PER_MINOR = 10_000_000
 UNFLUSHED_SECONDS = 1.5  # PostgreSQL flushes within 0.6 s; this machine may be late
+ORDER_SECONDS = 5.0  # from an order's arrival until it is written down, at most
 SOME = 3  # how many examples a problem names
 Database = psycopg.Connection[tuple[Any, ...]]
 
@@ -78,13 +79,13 @@ def _judge_requests(database: Database, load: Load, postgres_deaths: Sequence[fl
     }
 
 
-def _died_twice(request_id: str, postgres_deaths: Sequence[float]) -> bool:
+def _died_twice(request_id: str, postgres_deaths: Sequence[float], *, within: float = UNFLUSHED_SECONDS) -> bool:
     """Whether a request's hold may have died with PostgreSQL: placed so shortly before that it was not yet flushed.
 
     When its process is killed as well before it settles, nobody knows of it any more: the operator's loss, of two crashes in a row.
     """
     began = (uuid.UUID(request_id).int >> 80) / 1000
-    return any(0 <= death - began < UNFLUSHED_SECONDS for death in postgres_deaths)
+    return any(0 <= death - began < within for death in postgres_deaths)
 
 
 def _judge_films(database: Database, films: Films, postgres_deaths: Sequence[float], verdict: Verdict) -> None:
@@ -105,7 +106,7 @@ def _judge_films(database: Database, films: Films, postgres_deaths: Sequence[flo
         elif back != owed:
             unwritten.append(id_)
     # It is written down before it is charged; only PostgreSQL's death may keep it from that, and then its customer has to ask.
-    if forgotten := [id_ for id_ in unwritten if not _died_twice(id_, postgres_deaths)]:
+    if forgotten := [id_ for id_ in unwritten if not _died_twice(id_, postgres_deaths, within=ORDER_SECONDS)]:
         verdict.problems.append(f"{len(forgotten)} orders were never paid back, such as {forgotten[:SOME]}")
     full = VIDEOS * SECONDS * NANO_PER_SECOND
     for id_ in films.ordered:
